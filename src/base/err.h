@@ -1,17 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * err.h - an error for people: a code and a bounded text that names the object, the reason and,
- * where there is one, the remedy. Programs and libholdfast only; cores return plain codes.
+ * err.h - setting a struct hf_err, the error for people that libholdfast shows its users as well.
+ * Programs and libholdfast only; cores return plain codes.
  */
 #ifndef HF_ERR_H
 #define HF_ERR_H
 
 #include "base.h"
-
-struct hf_err {
-	int code; /* -errno, 0 when unset */
-	char text[252];
-};
+#include "holdfast/error.h"
 
 /* Sets the error (reterr may be NULL) and returns `code`, so that `return hf_err_set(...)` works. */
 int hf_err_set(struct hf_err *reterr, int code, const char *fmt, ...) HF_PRINTF(3, 4);
