@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vsock.h - the connections of one virtio-vsock device, as a pure state machine.
+ *
+ * The engine reads and writes packet headers, counts credit, and decides. It never sees payload:
+ * the caller ("the device") moves bytes straight between guest memory and host sockets and tells
+ * the engine how many. It performs no I/O, allocates nothing and reads no clock.
+ *
+ * It is a set of functions instead of one vsk_step(), because each has one caller at one place of
+ * an event loop, and because payload that is named, not copied, wants a question ("who may send,
+ * and how much?") and an answer ("so many bytes were read").
+ *
+ * What the device does
+ *
+ *   guest's tx queue       vsk_from_guest(header) -> at most one event, see enum vsk_event.
+ *     EV_DATA              write payload to the host socket; vsk_host_took(n) for what it took;
+ * keep the rest in a ring of at most conn->buf_alloc bytes (the engine refuses what would not fit),
+ * and vsk_host_took() later, when the socket takes it. While that ring is not empty, payload goes
+ * behind it. guest's rx queue       with a buffer at hand, vsk_to_guest() -> a control packet to
+ * write, or a connection and how many bytes it may send now. The device reads at most so many from
+ * the host socket into the guest's buffer behind the header, and then calls exactly one of:
+ *                            vsk_data()           n > 0 bytes were read: fills in the header
+ *                            vsk_host_idle()      nothing there now (EAGAIN)
+ *                            vsk_host_shutdown()  end of data (VSK_SHUT_SEND)
+ *                            vsk_host_reset()     error
+ *   host socket readable   vsk_host_readable(); edge-triggered polling is enough, the engine
+ * remembers. host socket hung up    the host closed both ways: read to the end first, as ever; at
+ * the end vsk_host_shutdown(VSK_SHUT_BOTH). A write that fails with EPIPE:
+ *                          vsk_host_shutdown(VSK_SHUT_RCV); what it did not take is dropped.
+ *   host client CONNECT P  vsk_connect(P) -> connection; then EV_CONNECTED ("OK <host_port>") or
+ * EV_CLOSED. timer                  at vsk_deadline(): while (vsk_expire(&ev)) handle(ev). after
+ * any call         if vsk_wants_guest(), there is something for the guest's rx queue.
+ *
+ * Memory. The device gives slots: an array of structs of its own that begin with struct vsk_conn
+ * (vsk_give_slots). A slot is in use from vsk_connect() or EV_DIAL until the device calls
+ * vsk_release(). EV_CLOSED means: the flow has ended for the guest; the connection is now the
+ * device's alone. It may still write what the ring holds to the host (see enum vsk_why), then it
+ * closes the socket and calls vsk_release(). The same holds, without an event, after
+ * vsk_dialled(false) and vsk_host_reset(). No other function may be called on a closed one.
+ * Slots never move; conn->gen changes with each use, to tell a late event of a poll set.
+ *
+ * Stopped rings (vhost-user: suspended): do not call vsk_from_guest, vsk_to_guest and vsk_expire.
+ * The others stay legal. When the rings run (again): vsk_resume(), which starts all deadlines anew.
+ *
+ * Bytes of the guest and of a record are hostile: they lead to errors, RSTs and closed connections,
+ * never to an assertion. The calls of the device are trusted and asserted.
+ */
+#ifndef VSK_VSOCK_H
+#define VSK_VSOCK_H
+
+#include "base/base.h"
+#include "base/bytes.h"
+#include "base/list.h"
+
+#define VSK_HDR_BYTES     44
+#define VSK_PAYLOAD_MAX   (64u << 10) /* per packet, either way (D2.8) */
+#define VSK_CID_HOST      2u
+#define VSK_BUF_MAX       (4u << 20)  /* most that vsk_config.buf_alloc may be */
+#define VSK_RST_MAX       128         /* waiting RSTs for flows that are not known */
+#define VSK_CONNECT_US    2000000u    /* RESPONSE or RST within this, either way (D5.10) */
+#define VSK_CLOSE_US      8000000u    /* RST within this after SHUTDOWN of both (D5.4, D5.9) */
+#define VSK_HOLD_US       1000000u    /* longest hold for a transport reset (D7.8) */
+#define VSK_CLAIM_US      5000000u    /* default for vsk_config.claim_us */
+#define VSK_HOST_PORT_MIN 0x80000000u /* vsk_connect() hands out ports from here */
+#define VSK_HOST_PORT_MAX 0xfffffffeu
+#define VSK_NEVER         UINT64_MAX
+
+enum vsk_type { VSK_TYPE_STREAM = 1, VSK_TYPE_SEQPACKET = 2 };
+
+enum vsk_op {
+	VSK_OP_REQUEST = 1,
+	VSK_OP_RESPONSE,
+	VSK_OP_RST,
+	VSK_OP_SHUTDOWN,
+	VSK_OP_RW,
+	VSK_OP_CREDIT_UPDATE,
+	VSK_OP_CREDIT_REQUEST,
+	VSK_OP_N_
+};
+
+/* Flags of SHUTDOWN: what its sender will not do any more. */
+enum { VSK_SHUT_RCV = 1, VSK_SHUT_SEND = 2, VSK_SHUT_BOTH = 3 };
+
+/* A packet header, opened. */
+struct vsk_pkt {
+	uint64_t src_cid, dst_cid;
+	uint32_t src_port, dst_port;
+	uint32_t len;
+	uint16_t type, op;
+	uint32_t flags, buf_alloc, fwd_cnt;
+};
+
+void vsk_pkt_decode(const uint8_t hdr[VSK_HDR_BYTES], struct vsk_pkt *ret_pkt);
+void vsk_pkt_encode(const struct vsk_pkt *pkt, uint8_t ret_hdr[VSK_HDR_BYTES]);
+
+/*
+ * DIALLING  the guest asked; the device dials and answers with vsk_dialled().
+ * ASKING    the host asked (vsk_connect); waits for the guest's RESPONSE.
+ * OPEN      RESPONSE was sent or received; shut bits of either side may be set.
+ * CLOSED    the device's until vsk_release(). An RST to the guest may still be waiting.
+ */
+enum vsk_state { VSK_FREE, VSK_DIALLING, VSK_ASKING, VSK_OPEN, VSK_CLOSED, VSK_STATE_N_ };
+
+const char *vsk_state_name(enum vsk_state s);
+
+/* Embedded at the start of the device's own slot. The device may read all and write nothing. */
+struct vsk_conn {
+	struct hf_list ctl_node;  /* in vsk.ctl when ctl != 0 and it may be sent */
+	struct hf_list data_node; /* in vsk.data when it may send payload */
+	struct hf_list life_node; /* in vsk.life[life], or in vsk.free, or alone */
+	struct vsk_conn *hash_next;
+	uint64_t deadline_us;
+	/* Payload bytes of the whole connection; on the wire these are the low 32 bits. */
+	uint64_t tx_cnt;    /* host to guest */
+	uint64_t rx_cnt;    /* guest to host: received, and of these ... */
+	uint64_t fwd_cnt;   /* ... taken by the host */
+	uint32_t announced; /* fwd_cnt as the guest was last told */
+	uint32_t buf_alloc; /* what we grant the guest */
+	uint32_t peer_buf_alloc, peer_fwd_cnt;
+	uint32_t host_port, guest_port;
+	uint32_t peer_cid; /* the host end as the guest addresses it: VSK_CID_HOST */
+	uint32_t gen;
+	uint8_t type;  /* enum vsk_type */
+	uint8_t state; /* enum vsk_state */
+	uint8_t ctl;   /* control packets to send, bits */
+	uint8_t life;
+	uint8_t guest_shut, host_shut; /* VSK_SHUT_* that each side has promised */
+	bool readable;                 /* the host socket may have data */
+	bool asked;                    /* CREDIT_REQUEST sent since the guest last gave room */
+	bool request_sent, linked, held_by_device, unclaimed;
+};
+
+/* Payload of the guest that the host has not taken: the length of the device's ring. */
+static inline uint32_t vsk_unread(const struct vsk_conn *c)
+{
+	return (uint32_t)(c->rx_cnt - c->fwd_cnt);
+}
+
+struct vsk_config {
+	uint32_t guest_cid;  /* 3 .. 0xfffffffe */
+	uint32_t buf_alloc;  /* room granted per connection, 4096 .. VSK_BUF_MAX; D4.9: 256 KiB is
+				plenty */
+	uint64_t features;   /* driver's features; kept in the record, not interpreted */
+	uint32_t port_floor; /* first host port to hand out; 0: the lowest. See D7.7 */
+	uint32_t claim_us;   /* 0: VSK_CLAIM_US */
+	uint64_t hash_seed;  /* random: guests choose ports */
+};
+
+enum { VSK_LIFE_STEADY, VSK_LIFE_CONNECT, VSK_LIFE_CLOSE, VSK_LIFE_CLAIM, VSK_LIFE_N_ };
+
+struct vsk_stats {
+	uint64_t from_guest, to_guest; /* packets */
+	uint64_t rx_bytes, tx_bytes;   /* payload: guest to host, host to guest */
+	uint64_t opened, closed, rst_sent;
+	uint64_t dropped;  /* malformed or from another CID */
+	uint64_t overruns; /* D4.8 */
+	uint64_t stalls;   /* host data waited for credit */
+	uint64_t no_slot;  /* refused for want of a slot */
+};
+
+/* One flow that nobody knows, to be answered RST. */
+struct vsk_rst {
+	uint32_t peer_cid, host_port, guest_port;
+	uint16_t type;
+};
+
+/* Read only for the device. */
+struct vsk {
+	struct vsk_config cfg;
+	struct vsk_conn **buckets;
+	uint32_t n_buckets;
+	uint32_t n_conns; /* hashed connections */
+	uint32_t n_slots, n_free;
+	uint32_t next_port;
+	struct hf_list free, ctl, data, life[VSK_LIFE_N_];
+	struct vsk_rst rst[VSK_RST_MAX];
+	uint32_t n_rst;
+	bool event_pending;     /* a TRANSPORT_RESET event waits to be placed */
+	uint64_t hold_until_us; /* 0: no hold */
+	struct vsk_stats stats;
+};
+
+/* ---- set-up ---- */
+
+/* buckets: n (a power of two) pointers of the caller, about one per two connections at most.
+ * -EINVAL: a CID that is reserved (D1.3), or another value out of its bounds. */
+int vsk_init(struct vsk *v, const struct vsk_config *cfg, struct vsk_conn **buckets, uint32_t n);
+
+/* Adds `count` zeroed slots of `stride` bytes, each beginning with a struct vsk_conn. Slots stay
+ * until the engine is forgotten. Call when v->n_free is low and your limit allows. */
+void vsk_give_slots(struct vsk *v, void *first, size_t count, size_t stride);
+
+/* Changes to a larger bucket array; returns the old one, to be freed. */
+struct vsk_conn **vsk_set_buckets(struct vsk *v, struct vsk_conn **buckets, uint32_t n);
+
+/* After a change of the guest's CID (follow with vsk_transport_reset) or of the driver's features.
+ */
+int vsk_set_cid(struct vsk *v, uint32_t guest_cid);
+void vsk_set_features(struct vsk *v, uint64_t features);
+
+/* ---- guest to host ---- */
+
+enum vsk_event {
+	VSK_EV_NONE,
+	VSK_EV_DIAL,      /* new connection: dial conn->host_port, answer with vsk_dialled() */
+	VSK_EV_CONNECTED, /* the guest accepted a vsk_connect() */
+	VSK_EV_DATA,      /* deliver ev->len payload bytes of this packet */
+	VSK_EV_END,       /* the guest's data has ended and all was taken: shutdown(fd, SHUT_WR) */
+	VSK_EV_DEAF,   /* the guest reads no more: shutdown(fd, SHUT_RD); more may come from it */
+	VSK_EV_CLOSED, /* over, see ev->why; the device finishes and calls vsk_release() */
+};
+
+/* Why a connection closed. CLEAN and GUEST_RST: the device should still deliver what its ring
+ * holds, then close; the others: an error, close at once. */
+enum vsk_why {
+	VSK_WHY_CLEAN,     /* both sides were done, everything was taken */
+	VSK_WHY_GUEST_RST, /* the guest ended it; before EV_CONNECTED: refused */
+	VSK_WHY_TIMEOUT,   /* no RESPONSE, or no answer to the dial, or no RST in time */
+	VSK_WHY_PROTOCOL,  /* the guest broke the rules; it was sent RST */
+	VSK_WHY_OVERRUN,   /* it sent more than its credit (D4.8); it was sent RST */
+	VSK_WHY_UNCLAIMED, /* loaded, and nobody claimed it in time; the guest was sent RST */
+	VSK_WHY_RESET,     /* vsk_drop() */
+	VSK_WHY_N_
+};
+
+const char *vsk_why_name(enum vsk_why w);
+
+struct vsk_ev {
+	enum vsk_event kind;
+	struct vsk_conn *conn;
+	uint32_t len;     /* DATA */
+	enum vsk_why why; /* CLOSED */
+};
+
+/* One packet of the guest's tx queue. `avail`: how many bytes follow the header in its chain.
+ * 0: ev is set. -EBADMSG: malformed or not from this guest; return the chain and go on.
+ * -ENOSPC: nothing happened; leave it in the queue until vsk_to_guest() has taken something out. */
+int vsk_from_guest(struct vsk *v, uint64_t now_us, const uint8_t hdr[VSK_HDR_BYTES], size_t avail,
+	struct vsk_ev *ev);
+
+/* The answer to EV_DIAL. false refuses: the connection is closed then, release it. */
+void vsk_dialled(struct vsk *v, struct vsk_conn *c, bool ok);
+
+/* The host took n bytes of payload. ev: NONE, END or CLOSED. */
+void vsk_host_took(
+	struct vsk *v, uint64_t now_us, struct vsk_conn *c, uint32_t n, struct vsk_ev *ev);
+
+/* ---- host to guest ---- */
+
+enum vsk_send { VSK_SEND_NOTHING, VSK_SEND_CONTROL, VSK_SEND_DATA };
+
+struct vsk_out {
+	struct vsk_conn *conn;      /* DATA */
+	uint32_t max;               /* DATA: most payload bytes that may be sent now */
+	uint8_t hdr[VSK_HDR_BYTES]; /* CONTROL: the packet, whole */
+};
+
+static inline bool vsk_held(const struct vsk *v)
+{
+	return v->event_pending || v->hold_until_us != 0;
+}
+
+/* Is there anything that vsk_to_guest() would return? */
+static inline bool vsk_wants_guest(const struct vsk *v)
+{
+	return v->n_rst || (!vsk_held(v) && (!hf_list_empty(&v->ctl) || !hf_list_empty(&v->data)));
+}
+
+/* What is next for the guest; take it only with an rx buffer at hand. CONTROL counts as sent.
+ * DATA: read, then call one of the four below. Connections take turns. */
+enum vsk_send vsk_to_guest(struct vsk *v, uint64_t now_us, struct vsk_out *out);
+
+/* n bytes (1 .. out->max) were read for the guest: writes their header. */
+void vsk_data(struct vsk *v, struct vsk_conn *c, uint32_t n, uint8_t ret_hdr[VSK_HDR_BYTES]);
+
+/* The host socket may have data or its end; legal in any state but CLOSED. / It has none for now.
+ */
+void vsk_host_readable(struct vsk *v, struct vsk_conn *c);
+void vsk_host_idle(struct vsk *v, struct vsk_conn *c);
+
+/* The host sends (SHUT_SEND) or receives (SHUT_RCV) no more. Report the end of its data only when
+ * everything before it went through vsk_data(). Not for DIALLING and ASKING: use vsk_host_reset().
+ * The connection lives on until EV_CLOSED, at the latest after VSK_CLOSE_US when both are set; the
+ * socket may be closed before when both are set. With SHUT_RCV the device drops its ring: all
+ * payload counts as taken, and no further EV_DATA comes. */
+void vsk_host_shutdown(struct vsk *v, uint64_t now_us, struct vsk_conn *c, uint8_t bits);
+
+/* The host end is gone or failed: RST. The connection is closed then, release it. */
+void vsk_host_reset(struct vsk *v, struct vsk_conn *c);
+
+/* ---- life ---- */
+
+/* A connection host to guest. -ENOBUFS: no free slot. -EADDRNOTAVAIL: no free host port. */
+int vsk_connect(struct vsk *v, uint64_t now_us, uint32_t guest_port, struct vsk_conn **ret_conn);
+
+/* The device has done with a closed connection; its slot may be used again (gen changes). */
+void vsk_release(struct vsk *v, struct vsk_conn *c);
+
+struct vsk_conn *vsk_find(
+	struct vsk *v, uint32_t peer_cid, uint32_t host_port, uint32_t guest_port);
+
+/* Walks over all connections that are not closed: NULL begins, NULL ends. Not while they change. */
+struct vsk_conn *vsk_next(struct vsk *v, struct vsk_conn *c);
+
+uint64_t vsk_deadline(const struct vsk *v);
+
+/* Does what is due; true: ev holds an EV_CLOSED, call again. */
+bool vsk_expire(struct vsk *v, uint64_t now_us, struct vsk_ev *ev);
+
+/* The rings run (again) after set-up, load or a stop. */
+void vsk_resume(struct vsk *v, uint64_t now_us);
+
+/* Ends one connection without a word to the guest (driver reset, guest reboot, end of the device, a
+ * load that is discarded); false when none is left: then RSTs, hold and event are cleared as well.
+ */
+bool vsk_drop(struct vsk *v, struct vsk_ev *ev);
+
+/* The transport was interrupted (D7): first vsk_drop() all; `asking` flows of the guest get RST by
+ * themselves when it repeats them. own_event: the device owns the event queue: v->event_pending is
+ * set and everything but RST is held back until the driver used the event, at most VSK_HOLD_US. */
+void vsk_transport_reset(struct vsk *v, uint64_t now_us, bool own_event);
+void vsk_event_placed(struct vsk *v, uint64_t now_us);
+void vsk_event_used(struct vsk *v); /* the driver gave the event queue a buffer since */
+
+/* ---- save and load: docs/vsock-engine.md has the record ---- */
+
+#define VSK_RECORD_VERSION 1u
+#define VSK_RECORD_OLDEST  1u
+#define VSK_SAVE_HEAD_MAX  128u        /* bytes of the record's head */
+#define VSK_SAVE_CONN_MAX  128u        /* and per connection, without bytes in flight */
+#define VSK_SAVE_RST_MAX   32u         /* and per waiting RST */
+#define VSK_FLIGHT_MAX     VSK_BUF_MAX /* bytes in flight per direction and connection */
+
+/* A piece of memory that is read, in up to two parts (a ring's). */
+struct vsk_bytes {
+	const void *p[2];
+	size_t n[2];
+};
+
+/* Saving copies: the engine is as before. Into `buf`, which the caller made large enough:
+ *     vsk_save_size(v) + the bytes in flight of every connection that is kept.
+ * Begin, then one call per connection of vsk_next(), then end. */
+struct vsk_save {
+	const struct vsk *v;
+	uint8_t *buf;
+	size_t cap, len;
+	uint32_t n;
+	int error;
+};
+
+size_t vsk_save_size(const struct vsk *v);
+void vsk_save_begin(struct vsk_save *s, const struct vsk *v, void *buf, size_t cap);
+
+/* to_host: the device's ring, exactly vsk_unread(c) bytes. to_guest: what was read, or may be
+ * peeked, from the host socket and was not sent. keep = false: the guest is sent RST on arrival.
+ * DIALLING is never kept, ASKING is given up as well: the host application that waits stays behind.
+ */
+void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
+	const struct vsk_bytes *to_host, const struct vsk_bytes *to_guest);
+
+/* 0 and the length; -ENOSPC: buf was too small; -EMSGSIZE: more than VSK_FLIGHT_MAX in flight. */
+int vsk_save_end(struct vsk_save *s, size_t *ret_len);
+
+struct vsk_record_info {
+	uint32_t version, guest_cid;
+	uint64_t features;
+	uint32_t n_conns; /* slots that loading needs */
+};
+
+/* Looks at a record without loading it. The errors are those of vsk_load_begin(). */
+int vsk_record_info(const void *buf, size_t len, struct vsk_record_info *ret_info);
+
+/* Loads a record into an engine that has no connections, wholly or not at all. Then call
+ * vsk_load_next() until NULL: each loaded connection with its bytes in flight, which lie in buf;
+ * fill the device's rings. to_guest bytes go out before anything that is read from the host socket:
+ * call vsk_host_readable() when there are any. Every connection waits to be claimed; what is not
+ * within claim_us after vsk_resume() is reset. -ENODATA: empty, a disruptive arrival. -EBADMSG: not
+ * a record, cut, or damaged. -EPROTONOSUPPORT: written by a version too new, or with a part that
+ * must be understood. -EINVAL: its content contradicts itself. -EADDRNOTAVAIL: of a guest with
+ * another CID. -ENOBUFS: not enough free slots, see n_conns. -EBUSY: there are connections. */
+struct vsk_load {
+	struct vsk *v;
+	const uint8_t *buf;
+	size_t len, at;
+};
+
+int vsk_load_begin(struct vsk_load *l, struct vsk *v, uint64_t now_us, const void *buf, size_t len);
+struct vsk_conn *vsk_load_next(
+	struct vsk_load *l, struct vsk_bytes *ret_to_host, struct vsk_bytes *ret_to_guest);
+
+/* A host application has taken the connection over: it stays. -EALREADY: it has an owner. */
+int vsk_claim(struct vsk *v, struct vsk_conn *c);
+
+#endif
