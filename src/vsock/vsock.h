@@ -12,24 +12,36 @@
  *
  * What the device does
  *
- *   guest's tx queue       vsk_from_guest(header) -> at most one event, see enum vsk_event.
- *     EV_DATA              write payload to the host socket; vsk_host_took(n) for what it took;
- * keep the rest in a ring of at most conn->buf_alloc bytes (the engine refuses what would not fit),
- * and vsk_host_took() later, when the socket takes it. While that ring is not empty, payload goes
- * behind it. guest's rx queue       with a buffer at hand, vsk_to_guest() -> a control packet to
- * write, or a connection and how many bytes it may send now. The device reads at most so many from
- * the host socket into the guest's buffer behind the header, and then calls exactly one of:
- *                            vsk_data()           n > 0 bytes were read: fills in the header
- *                            vsk_host_idle()      nothing there now (EAGAIN)
- *                            vsk_host_shutdown()  end of data (VSK_SHUT_SEND)
- *                            vsk_host_reset()     error
- *   host socket readable   vsk_host_readable(); edge-triggered polling is enough, the engine
- * remembers. host socket hung up    the host closed both ways: read to the end first, as ever; at
- * the end vsk_host_shutdown(VSK_SHUT_BOTH). A write that fails with EPIPE:
- *                          vsk_host_shutdown(VSK_SHUT_RCV); what it did not take is dropped.
- *   host client CONNECT P  vsk_connect(P) -> connection; then EV_CONNECTED ("OK <host_port>") or
- * EV_CLOSED. timer                  at vsk_deadline(): while (vsk_expire(&ev)) handle(ev). after
- * any call         if vsk_wants_guest(), there is something for the guest's rx queue.
+ *   guest's tx queue      vsk_from_guest(header) -> at most one event, see enum vsk_event.
+ *     EV_DATA             Write payload to the host socket; vsk_host_took(n) for what it took. Keep
+ *                         the rest in a ring of at most conn->buf_alloc bytes (the engine refuses
+ *                         what would not fit), and vsk_host_took() when the socket takes it.
+ *                         While that ring is not empty, payload goes behind it.
+ *
+ *   guest's rx queue      With a buffer at hand, vsk_to_guest() -> a control packet to write, or a
+ *                         connection and how many bytes it may send now. The device reads at most
+ *                         so many from the host socket into the guest's buffer, behind the
+ *                         header, and then calls exactly one of:
+ *                           vsk_data()           n > 0 bytes were read: fills in the header
+ *                           vsk_host_idle()      nothing there now (EAGAIN)
+ *                           vsk_host_shutdown()  end of data (VSK_SHUT_SEND)
+ *                           vsk_host_reset()     error
+ *
+ *   socket is readable    vsk_host_readable(). Edge-triggered polling is enough: the engine
+ *                         remembers until vsk_host_idle() or the end.
+ *
+ *   socket hung up        The host closed both ways. Read to the end first, as ever; there call
+ *                         vsk_host_shutdown(VSK_SHUT_BOTH). At once when the guest is deaf
+ *                         (guest_shut has VSK_SHUT_RCV): nothing is read then any more.
+ *
+ *   write fails, EPIPE    vsk_host_shutdown(VSK_SHUT_RCV); what was not taken is dropped.
+ *
+ *   CONNECT P             vsk_connect(P) -> a connection, and then EV_CONNECTED: "OK <host_port>",
+ *                         or EV_CLOSED.
+ *
+ *   timer                 at vsk_deadline(): while (vsk_expire(&ev)) handle(ev).
+ *
+ *   after any call        if vsk_wants_guest(), there is something for the guest's rx queue.
  *
  * Memory. The device gives slots: an array of structs of its own that begin with struct vsk_conn
  * (vsk_give_slots). A slot is in use from vsk_connect() or EV_DIAL until the device calls
@@ -136,10 +148,15 @@ static inline uint32_t vsk_unread(const struct vsk_conn *c)
 	return (uint32_t)(c->rx_cnt - c->fwd_cnt);
 }
 
+/* The guest's data has ended and all was taken (EV_END was, or is to be, acted on). */
+static inline bool vsk_guest_ended(const struct vsk_conn *c)
+{
+	return (c->guest_shut & VSK_SHUT_SEND) && vsk_unread(c) == 0;
+}
+
 struct vsk_config {
 	uint32_t guest_cid;  /* 3 .. 0xfffffffe */
-	uint32_t buf_alloc;  /* room granted per connection, 4096 .. VSK_BUF_MAX; D4.9: 256 KiB is
-				plenty */
+	uint32_t buf_alloc;  /* granted per connection, 4096 .. VSK_BUF_MAX; 256 KiB is plenty */
 	uint64_t features;   /* driver's features; kept in the record, not interpreted */
 	uint32_t port_floor; /* first host port to hand out; 0: the lowest. See D7.7 */
 	uint32_t claim_us;   /* 0: VSK_CLAIM_US */
@@ -183,7 +200,7 @@ struct vsk {
 /* ---- set-up ---- */
 
 /* buckets: n (a power of two) pointers of the caller, about one per two connections at most.
- * -EINVAL: a CID that is reserved (D1.3), or another value out of its bounds. */
+ * -EINVAL: a CID that is reserved (D1.3), or another value is out of its bounds. */
 int vsk_init(struct vsk *v, const struct vsk_config *cfg, struct vsk_conn **buckets, uint32_t n);
 
 /* Adds `count` zeroed slots of `stride` bytes, each beginning with a struct vsk_conn. Slots stay
@@ -193,8 +210,7 @@ void vsk_give_slots(struct vsk *v, void *first, size_t count, size_t stride);
 /* Changes to a larger bucket array; returns the old one, to be freed. */
 struct vsk_conn **vsk_set_buckets(struct vsk *v, struct vsk_conn **buckets, uint32_t n);
 
-/* After a change of the guest's CID (follow with vsk_transport_reset) or of the driver's features.
- */
+/* -EINVAL: a CID that is reserved; -EBUSY: there are connections, which a new CID would void. */
 int vsk_set_cid(struct vsk *v, uint32_t guest_cid);
 void vsk_set_features(struct vsk *v, uint64_t features);
 
@@ -273,9 +289,10 @@ enum vsk_send vsk_to_guest(struct vsk *v, uint64_t now_us, struct vsk_out *out);
 /* n bytes (1 .. out->max) were read for the guest: writes their header. */
 void vsk_data(struct vsk *v, struct vsk_conn *c, uint32_t n, uint8_t ret_hdr[VSK_HDR_BYTES]);
 
-/* The host socket may have data or its end; legal in any state but CLOSED. / It has none for now.
- */
+/* The host socket may have data, or its end. Legal in any state but CLOSED. */
 void vsk_host_readable(struct vsk *v, struct vsk_conn *c);
+
+/* It has none for now. */
 void vsk_host_idle(struct vsk *v, struct vsk_conn *c);
 
 /* The host sends (SHUT_SEND) or receives (SHUT_RCV) no more. Report the end of its data only when
@@ -310,16 +327,27 @@ bool vsk_expire(struct vsk *v, uint64_t now_us, struct vsk_ev *ev);
 /* The rings run (again) after set-up, load or a stop. */
 void vsk_resume(struct vsk *v, uint64_t now_us);
 
-/* Ends one connection without a word to the guest (driver reset, guest reboot, end of the device, a
- * load that is discarded); false when none is left: then RSTs, hold and event are cleared as well.
+/*
+ * The two ways to lose all connections:
+ *
+ *   the driver reset the device,  while (vsk_drop(v, false, &ev)) handle(ev);
+ *   or the device ends            vsk_clear(v);
+ *
+ *   the transport was             while (vsk_drop(v, true, &ev)) handle(ev);
+ *   interrupted (D7)              vsk_set_cid(v, cid);     when it changes
+ *                                 vsk_transport_reset(v, now_us, own_event);
+ *
+ * vsk_drop: ends one connection (EV_CLOSED, VSK_WHY_RESET), false when none is left. The guest
+ * hears nothing of it, but with `tell` REQUESTs that are not answered get RST (D7.6).
+ * vsk_clear: forgets what waits for the guest as well: RSTs, hold and event.
+ * vsk_transport_reset: own_event says that the device owns the event queue. v->event_pending is
+ * set, and everything but RST is held back until the driver has used the event, at most
+ * VSK_HOLD_US. Otherwise the front-end sends the event, and nothing is held.
  */
-bool vsk_drop(struct vsk *v, struct vsk_ev *ev);
-
-/* The transport was interrupted (D7): first vsk_drop() all; `asking` flows of the guest get RST by
- * themselves when it repeats them. own_event: the device owns the event queue: v->event_pending is
- * set and everything but RST is held back until the driver used the event, at most VSK_HOLD_US. */
+bool vsk_drop(struct vsk *v, bool tell, struct vsk_ev *ev);
+void vsk_clear(struct vsk *v);
 void vsk_transport_reset(struct vsk *v, uint64_t now_us, bool own_event);
-void vsk_event_placed(struct vsk *v, uint64_t now_us);
+void vsk_event_placed(struct vsk *v);
 void vsk_event_used(struct vsk *v); /* the driver gave the event queue a buffer since */
 
 /* ---- save and load: docs/vsock-engine.md has the record ---- */
@@ -352,9 +380,7 @@ size_t vsk_save_size(const struct vsk *v);
 void vsk_save_begin(struct vsk_save *s, const struct vsk *v, void *buf, size_t cap);
 
 /* to_host: the device's ring, exactly vsk_unread(c) bytes. to_guest: what was read, or may be
- * peeked, from the host socket and was not sent. keep = false: the guest is sent RST on arrival.
- * DIALLING is never kept, ASKING is given up as well: the host application that waits stays behind.
- */
+ * peeked, from the host socket and was not sent. keep = false: the guest is sent RST on arrival. */
 void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 	const struct vsk_bytes *to_host, const struct vsk_bytes *to_guest);
 
@@ -370,14 +396,23 @@ struct vsk_record_info {
 /* Looks at a record without loading it. The errors are those of vsk_load_begin(). */
 int vsk_record_info(const void *buf, size_t len, struct vsk_record_info *ret_info);
 
-/* Loads a record into an engine that has no connections, wholly or not at all. Then call
- * vsk_load_next() until NULL: each loaded connection with its bytes in flight, which lie in buf;
- * fill the device's rings. to_guest bytes go out before anything that is read from the host socket:
- * call vsk_host_readable() when there are any. Every connection waits to be claimed; what is not
- * within claim_us after vsk_resume() is reset. -ENODATA: empty, a disruptive arrival. -EBADMSG: not
- * a record, cut, or damaged. -EPROTONOSUPPORT: written by a version too new, or with a part that
- * must be understood. -EINVAL: its content contradicts itself. -EADDRNOTAVAIL: of a guest with
- * another CID. -ENOBUFS: not enough free slots, see n_conns. -EBUSY: there are connections. */
+/*
+ * Loads a record into an engine that has no connections, wholly or not at all. Then call
+ * vsk_load_next() until NULL: each loaded connection with its bytes in flight, which lie in buf.
+ *
+ *   OPEN      Fill the ring with to_host. Bytes to_guest go out before anything that is read from
+ *             the host socket; vsk_host_readable() when there are any. The connection waits for
+ *             vsk_claim(); what is not claimed within claim_us after vsk_resume() is reset.
+ *   ASKING    The same; EV_CONNECTED or EV_CLOSED is still to come.
+ *   DIALLING  Dial, and vsk_dialled(), as after EV_DIAL.
+ *
+ * Then vsk_resume() when the rings run. To give the load up: vsk_drop() all, vsk_clear().
+ *
+ * -ENODATA: empty, a disruptive arrival. -EBADMSG: not a record, cut, or damaged.
+ * -EPROTONOSUPPORT: written by a version too new, or with a part that must be understood.
+ * -EINVAL: its content contradicts itself. -EADDRNOTAVAIL: of a guest with another CID.
+ * -ENOBUFS: not enough free slots, see n_conns. -EBUSY: there are connections.
+ */
 struct vsk_load {
 	struct vsk *v;
 	const uint8_t *buf;
@@ -388,7 +423,9 @@ int vsk_load_begin(struct vsk_load *l, struct vsk *v, uint64_t now_us, const voi
 struct vsk_conn *vsk_load_next(
 	struct vsk_load *l, struct vsk_bytes *ret_to_host, struct vsk_bytes *ret_to_guest);
 
-/* A host application has taken the connection over: it stays. -EALREADY: it has an owner. */
+/* A host application has taken the connection over: it stays. -EALREADY: it has an owner. The new
+ * socket is to be shut for writing if vsk_guest_ended(c), and not to be read if host_shut has
+ * VSK_SHUT_SEND: the host had ended before. */
 int vsk_claim(struct vsk *v, struct vsk_conn *c);
 
 #endif
