@@ -99,6 +99,7 @@ struct vq_addr {
 struct vq {
 	struct vq_mem *mem;
 	struct vq_addr addr;
+	bool addr_set;
 	uint16_t size; /* 0: not set */
 
 	/* the mapped ring; NULL while not started */
@@ -118,11 +119,11 @@ struct vq {
 void vq_init(struct vq *vq, struct vq_mem *mem);
 
 /* Setup, in any order. Size: a power of two up to VQ_SIZE_MAX, else -EINVAL. Address: -EINVAL when
- * misaligned (desc 16, avail 2, used 4). On a started queue only the log fields of the address may
- * change (-EBUSY). */
+ * misaligned (desc 16, avail 2, used 4). On a started queue all are refused (-EBUSY), but that the
+ * log fields of the address may change. */
 int vq_set_size(struct vq *vq, uint32_t size);
 int vq_set_addr(struct vq *vq, const struct vq_addr *addr);
-void vq_set_base(struct vq *vq, uint16_t next_avail);
+int vq_set_base(struct vq *vq, uint16_t next_avail);
 
 /* What SET_VRING_BASE at the other end wants to know: chains popped and not given back count as
  * done, so finish or unpop them first. */
