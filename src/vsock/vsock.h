@@ -186,14 +186,14 @@ struct vsk {
 	struct vsk_config cfg;
 	struct vsk_conn **buckets;
 	uint32_t n_buckets;
-	uint32_t n_conns; /* hashed connections */
+	uint32_t n_conns; /* hashed: all that live, and closed ones whose RST waits */
 	uint32_t n_slots, n_free;
 	uint32_t next_port;
 	struct hf_list free, ctl, data, life[VSK_LIFE_N_];
 	struct vsk_rst rst[VSK_RST_MAX];
 	uint32_t n_rst;
-	bool event_pending;     /* a TRANSPORT_RESET event waits to be placed */
-	uint64_t hold_until_us; /* 0: no hold */
+	bool event_pending;     /* a TRANSPORT_RESET event is to be placed by the device */
+	uint64_t hold_until_us; /* everything but RST is held back; 0: no hold */
 	struct vsk_stats stats;
 };
 
@@ -271,16 +271,8 @@ struct vsk_out {
 	uint8_t hdr[VSK_HDR_BYTES]; /* CONTROL: the packet, whole */
 };
 
-static inline bool vsk_held(const struct vsk *v)
-{
-	return v->event_pending || v->hold_until_us != 0;
-}
-
 /* Is there anything that vsk_to_guest() would return? */
-static inline bool vsk_wants_guest(const struct vsk *v)
-{
-	return v->n_rst || (!vsk_held(v) && (!hf_list_empty(&v->ctl) || !hf_list_empty(&v->data)));
-}
+bool vsk_wants_guest(const struct vsk *v);
 
 /* What is next for the guest; take it only with an rx buffer at hand. CONTROL counts as sent.
  * DATA: read, then call one of the four below. Connections take turns. */
@@ -297,10 +289,11 @@ void vsk_host_idle(struct vsk *v, struct vsk_conn *c);
 
 /* The host sends (SHUT_SEND) or receives (SHUT_RCV) no more. Report the end of its data only when
  * everything before it went through vsk_data(). Not for DIALLING and ASKING: use vsk_host_reset().
- * The connection lives on until EV_CLOSED, at the latest after VSK_CLOSE_US when both are set; the
- * socket may be closed before when both are set. With SHUT_RCV the device drops its ring: all
- * payload counts as taken, and no further EV_DATA comes. */
-void vsk_host_shutdown(struct vsk *v, uint64_t now_us, struct vsk_conn *c, uint8_t bits);
+ * The connection lives on until EV_CLOSED, at the latest VSK_CLOSE_US after both are set; the
+ * socket may be closed as soon as both are set. With SHUT_RCV the device drops its ring: all
+ * payload counts as taken, and no further EV_DATA comes. ev: NONE or CLOSED. */
+void vsk_host_shutdown(
+	struct vsk *v, uint64_t now_us, struct vsk_conn *c, uint8_t bits, struct vsk_ev *ev);
 
 /* The host end is gone or failed: RST. The connection is closed then, release it. */
 void vsk_host_reset(struct vsk *v, struct vsk_conn *c);
@@ -402,7 +395,8 @@ int vsk_record_info(const void *buf, size_t len, struct vsk_record_info *ret_inf
  *
  *   OPEN      Fill the ring with to_host. Bytes to_guest go out before anything that is read from
  *             the host socket; vsk_host_readable() when there are any. The connection waits for
- *             vsk_claim(); what is not claimed within claim_us after vsk_resume() is reset.
+ *             vsk_claim(); what is not claimed within claim_us after vsk_resume() is reset. When
+ *             host_shut is VSK_SHUT_BOTH, it only waits for the guest's RST: nothing to claim.
  *   ASKING    The same; EV_CONNECTED or EV_CLOSED is still to come.
  *   DIALLING  Dial, and vsk_dialled(), as after EV_DIAL.
  *
@@ -413,6 +407,7 @@ int vsk_record_info(const void *buf, size_t len, struct vsk_record_info *ret_inf
  * -EINVAL: its content contradicts itself. -EADDRNOTAVAIL: of a guest with another CID.
  * -ENOBUFS: not enough free slots, see n_conns. -EBUSY: there are connections.
  */
+/* buf must not change meanwhile: private memory or a sealed file. */
 struct vsk_load {
 	struct vsk *v;
 	const uint8_t *buf;
