@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: MIT */
+#include "options.h"
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+const char dev_options_help[] =
+	"Usage: holdfastd --vm guest-cid=CID,socket=PATH,uds-path=PATH[,KEY=VALUE...] [OPTION...]\n"
+	"       holdfastd --guest-cid CID --socket PATH --uds-path PATH [OPTION...]\n"
+	"\n"
+	"The virtio-vsock device of virtual machines, over vhost-user. A guest's connection to "
+	"host\n"
+	"port P arrives at the Unix socket UDS-PATH_P; a host program connects to UDS-PATH and\n"
+	"writes 'CONNECT P\\n' to reach port P of the guest.\n"
+	"\n"
+	"  --vm KEY=VALUE,...     a virtual machine; may be given up to 64 times. Keys:\n"
+	"                           guest-cid=CID        the guest's context id, 3 by default\n"
+	"                           socket=PATH          vhost-user socket to listen on\n"
+	"                           uds-path=PATH        host side, see above\n"
+	"                           name=NAME            for control and log; vm<CID> by default\n"
+	"                           tx-buffer-size=BYTES how far a guest may send ahead (262144)\n"
+	"                           queue-size=N         largest ring accepted (1024)\n"
+	"                           groups=A[+B...]      accepted; guests do not reach one "
+	"another\n"
+	"  --guest-cid, --socket, --uds-path, --tx-buffer-size, --queue-size, --groups\n"
+	"                         the same for a single virtual machine, instead of --vm\n"
+	"  --socket-path PATH     another name for --socket\n"
+	"  --fd N                 the vhost-user socket is descriptor N, listening or connected,\n"
+	"                         instead of --socket\n"
+	"  --control PATH         control socket (JSON lines)\n"
+	"  --claim-timeout TIME   how long a loaded connection waits for its application once the\n"
+	"                         guest runs; '5s' or '250ms', 5s by default\n"
+	"  --log-level LEVEL      error, warning, info, debug or trace; info by default\n"
+	"  --log-format FORMAT    text or json; text by default\n"
+	"  --print-capabilities   print a JSON object for vhost-user front ends and exit\n"
+	"  --help, --version      print this or the version and exit\n"
+	"\n"
+	"Stays in the foreground, logs to standard error, ends on SIGTERM or SIGINT.\n"
+	"Exit status: 0 ended as asked, 1 failed, 2 wrong command line.\n";
+
+const char dev_options_capabilities[] =
+	"{\n  \"type\": \"vsock\",\n  \"features\": [\"migrate-precopy\"]\n}\n";
+
+static int parse_u32(const char *text, uint32_t min, uint32_t max, uint32_t *ret_v)
+{
+	char *end;
+	if (text[0] < '0' || text[0] > '9')
+		return -EINVAL;
+	errno = 0;
+	unsigned long long v = strtoull(text, &end, 10);
+	if (errno != 0 || *end != '\0' || v < min || v > max)
+		return -EINVAL;
+	*ret_v = (uint32_t)v;
+	return 0;
+}
+
+static int take_u32(const char *key, const char *text, uint32_t min, uint32_t max, uint32_t *ret_v,
+	struct hf_err *reterr)
+{
+	if (parse_u32(text, min, max, ret_v) < 0)
+		return hf_err_set(
+			reterr, -EINVAL, "%s=%s: want a number from %u to %u", key, text, min, max);
+	return 0;
+}
+
+static int take_text(
+	const char *key, const char *text, size_t max, char *ret_text, struct hf_err *reterr)
+{
+	size_t n = strlen(text);
+	if (n == 0)
+		return hf_err_set(reterr, -EINVAL, "%s: must not be empty", key);
+	if (n > max)
+		return hf_err_set(reterr, -EINVAL, "%s=%s: %zu bytes too long; at most %zu", key,
+			text, n - max, max);
+	memcpy(ret_text, text, n + 1);
+	return 0;
+}
+
+static int take_name(const char *text, char *ret_name, struct hf_err *reterr)
+{
+	static const char allowed[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+	if (text[strspn(text, allowed)] != '\0')
+		return hf_err_set(
+			reterr, -EINVAL, "name=%s: want letters, digits, '.', '_', '-'", text);
+	return take_text("name", text, DEV_NAME_MAX, ret_name, reterr);
+}
+
+/* Context ids that never belong to a guest (virtio 1.2, 5.10.4): 0, 1, 2 and 0xffffffff. */
+static int take_cid(const char *text, uint32_t *ret_cid, struct hf_err *reterr)
+{
+	return take_u32("guest-cid", text, 3, UINT32_MAX - 1, ret_cid, reterr);
+}
+
+static const char *const vm_keys = "guest-cid, socket, uds-path, name, tx-buffer-size, queue-size, "
+				   "groups";
+
+static int vm_set(
+	struct dev_vm_options *vm, const char *key, const char *value, struct hf_err *reterr)
+{
+	if (strcmp(key, "guest-cid") == 0)
+		return take_cid(value, &vm->guest_cid, reterr);
+	if (strcmp(key, "socket") == 0)
+		return take_text(key, value, DEV_PATH_MAX, vm->socket, reterr);
+	if (strcmp(key, "uds-path") == 0)
+		return take_text(key, value, DEV_UDS_PATH_MAX, vm->uds_path, reterr);
+	if (strcmp(key, "name") == 0)
+		return take_name(value, vm->name, reterr);
+	if (strcmp(key, "tx-buffer-size") == 0)
+		return take_u32(key, value, DEV_TX_BUFFER_MIN, DEV_TX_BUFFER_MAX,
+			&vm->tx_buffer_size, reterr);
+	if (strcmp(key, "queue-size") == 0)
+		return take_u32(key, value, 1, DEV_QUEUE_SIZE_MAX, &vm->queue_size, reterr);
+	if (strcmp(key, "groups") == 0)
+		return 0; /* isolation is all there is: every guest is in a group of its own */
+	return hf_err_set(reterr, -EINVAL, "unknown key '%s'; known: %s", key, vm_keys);
+}
+
+static struct dev_vm_options vm_default(void)
+{
+	return (struct dev_vm_options){ .fd = -1,
+		.guest_cid = 3,
+		.tx_buffer_size = DEV_TX_BUFFER_DEFAULT,
+		.queue_size = DEV_QUEUE_SIZE_MAX };
+}
+
+static int vm_check(struct dev_vm_options *vm, struct hf_err *reterr)
+{
+	if (vm->fd >= 0 && vm->socket[0] != '\0')
+		return hf_err_set(reterr, -EINVAL, "give either socket or --fd, not both");
+	if (vm->fd < 0 && vm->socket[0] == '\0')
+		return hf_err_set(reterr, -EINVAL, "socket=PATH is missing: QEMU connects to it");
+	if (vm->uds_path[0] == '\0')
+		return hf_err_set(
+			reterr, -EINVAL, "uds-path=PATH is missing: host programs connect to it");
+	if (vm->name[0] == '\0')
+		(void)snprintf(vm->name, sizeof(vm->name), "vm%u", vm->guest_cid); /* fits */
+	return 0;
+}
+
+static int vm_parse(const char *text, struct dev_vm_options *vm, struct hf_err *reterr)
+{
+	HF_CLEANUP(hf_freep) char *copy = strdup(text);
+	if (!copy)
+		return hf_err_set(reterr, -ENOMEM, "out of memory");
+	for (char *next = copy, *pair; (pair = strsep(&next, ",")) != NULL;) {
+		char *value = strchr(pair, '=');
+		if (!value)
+			return hf_err_set(
+				reterr, -EINVAL, "'%s' is not KEY=VALUE; keys: %s", pair, vm_keys);
+		*value++ = '\0';
+		int r = vm_set(vm, pair, value, reterr);
+		if (r < 0)
+			return r;
+	}
+	return vm_check(vm, reterr);
+}
+
+/* "5s", "250ms" or plain seconds. */
+static int take_duration(const char *text, unsigned *ret_ms, struct hf_err *reterr)
+{
+	char *end;
+	errno = 0;
+	unsigned long long v = strtoull(text, &end, 10);
+	unsigned unit = strcmp(end, "ms") == 0 ? 1 : 1000;
+	bool known = *end == '\0' || strcmp(end, "s") == 0 || unit == 1;
+	if (errno != 0 || end == text || text[0] == '-' || !known ||
+		v > DEV_CLAIM_TIMEOUT_MS_MAX / unit)
+		return hf_err_set(reterr, -EINVAL,
+			"--claim-timeout %s: want a time up to an hour, as 5s or 250ms", text);
+	*ret_ms = (unsigned)v * unit;
+	return 0;
+}
+
+enum {
+	OPT_VM = 256,
+	OPT_FD,
+	OPT_SOCKET_PATH,
+	OPT_CONTROL,
+	OPT_CLAIM_TIMEOUT,
+	OPT_LOG_LEVEL,
+	OPT_LOG_FORMAT,
+	OPT_VM_KEY, /* an option named as its key in --vm */
+	OPT_HELP,
+	OPT_VERSION,
+	OPT_CAPABILITIES
+};
+
+static const struct option long_options[] = {
+	{ "vm", required_argument, NULL, OPT_VM },
+	{ "guest-cid", required_argument, NULL, OPT_VM_KEY },
+	{ "socket", required_argument, NULL, OPT_VM_KEY },
+	{ "uds-path", required_argument, NULL, OPT_VM_KEY },
+	{ "tx-buffer-size", required_argument, NULL, OPT_VM_KEY },
+	{ "queue-size", required_argument, NULL, OPT_VM_KEY },
+	{ "groups", required_argument, NULL, OPT_VM_KEY },
+	{ "name", required_argument, NULL, OPT_VM_KEY },
+	{ "socket-path", required_argument, NULL, OPT_SOCKET_PATH },
+	{ "fd", required_argument, NULL, OPT_FD },
+	{ "control", required_argument, NULL, OPT_CONTROL },
+	{ "claim-timeout", required_argument, NULL, OPT_CLAIM_TIMEOUT },
+	{ "log-level", required_argument, NULL, OPT_LOG_LEVEL },
+	{ "log-format", required_argument, NULL, OPT_LOG_FORMAT },
+	{ "print-capabilities", no_argument, NULL, OPT_CAPABILITIES },
+	{ "help", no_argument, NULL, OPT_HELP },
+	{ "version", no_argument, NULL, OPT_VERSION },
+	{ 0 },
+};
+
+static int take_log(int opt, const char *text, struct dev_options *o, struct hf_err *reterr)
+{
+	if (opt == OPT_LOG_LEVEL) {
+		if (hf_log_level_parse(text, &o->log_level) < 0)
+			return hf_err_set(reterr, -EINVAL,
+				"--log-level %s: want error, warning, info, debug or trace", text);
+		return 0;
+	}
+	if (strcmp(text, "text") != 0 && strcmp(text, "json") != 0)
+		return hf_err_set(reterr, -EINVAL, "--log-format %s: want text or json", text);
+	o->log_format = strcmp(text, "json") == 0 ? HF_LOG_JSON : HF_LOG_TEXT;
+	return 0;
+}
+
+static int add_vm(struct dev_options *o, const char *text, struct hf_err *reterr)
+{
+	if (o->n_vms == DEV_VMS_MAX)
+		return hf_err_set(reterr, -EINVAL, "--vm: more than %d; start another holdfastd",
+			DEV_VMS_MAX);
+	struct dev_vm_options *vm = &o->vm[o->n_vms++];
+	*vm = vm_default();
+	int r = vm_parse(text, vm, reterr);
+	return r < 0 ? hf_err_prefix(reterr, "--vm %s", text) : 0;
+}
+
+/* What two VMs must not share. */
+static int check_unique(const struct dev_options *o, struct hf_err *reterr)
+{
+	for (size_t i = 0; i < o->n_vms; i++)
+		for (size_t j = 0; j < i; j++) {
+			const struct dev_vm_options *a = &o->vm[i], *b = &o->vm[j];
+			if (strcmp(a->name, b->name) == 0 || a->guest_cid == b->guest_cid)
+				return hf_err_set(reterr, -EINVAL,
+					"--vm: name %s and guest-cid %u must each be given once",
+					a->name, a->guest_cid);
+			if (strcmp(a->uds_path, b->uds_path) == 0 ||
+				strcmp(a->socket, b->socket) == 0)
+				return hf_err_set(reterr, -EINVAL,
+					"--vm: %s and %s must not share a path", b->name, a->name);
+		}
+	return 0;
+}
+
+static int finish(struct dev_options *o, struct dev_vm_options *single, bool have_single,
+	struct hf_err *reterr)
+{
+	if (have_single && o->n_vms > 0)
+		return hf_err_set(reterr, -EINVAL,
+			"give either --vm or the options of a single VM (--guest-cid, --socket, "
+			"--uds-path, --fd), not both");
+	if (have_single) {
+		int r = vm_check(single, reterr);
+		if (r < 0)
+			return r;
+		o->vm[o->n_vms++] = *single;
+	}
+	if (o->n_vms == 0)
+		return hf_err_set(reterr, -EINVAL,
+			"no VM: give --vm guest-cid=CID,socket=PATH,uds-path=PATH; see --help");
+	return check_unique(o, reterr);
+}
+
+int dev_options_parse(struct dev_options *o, int argc, char **argv, struct hf_err *reterr)
+{
+	struct dev_vm_options single = vm_default();
+	bool have_single = false;
+	uint32_t fd;
+	int opt, index, r = 0;
+	*o = (struct dev_options){ .claim_timeout_ms = DEV_CLAIM_TIMEOUT_MS,
+		.log_level = HF_LOG_INFO };
+	optind = 0; /* a fresh scan, whatever was parsed before */
+	opterr = 0;
+	while (r == 0 && (opt = getopt_long(argc, argv, "+", long_options, &index)) != -1) {
+		switch (opt) {
+		case OPT_VM:
+			r = add_vm(o, optarg, reterr);
+			break;
+		case OPT_VM_KEY:
+			have_single = true;
+			r = vm_set(&single, long_options[index].name, optarg, reterr);
+			break;
+		case OPT_SOCKET_PATH:
+			have_single = true;
+			r = vm_set(&single, "socket", optarg, reterr);
+			break;
+		case OPT_FD:
+			have_single = true;
+			r = take_u32("fd", optarg, 3, 65535, &fd, reterr);
+			single.fd = r < 0 ? -1 : (int)fd;
+			break;
+		case OPT_CONTROL:
+			r = take_text("control", optarg, DEV_PATH_MAX, o->control, reterr);
+			break;
+		case OPT_CLAIM_TIMEOUT:
+			r = take_duration(optarg, &o->claim_timeout_ms, reterr);
+			break;
+		case OPT_LOG_LEVEL:
+		case OPT_LOG_FORMAT:
+			r = take_log(opt, optarg, o, reterr);
+			break;
+		case OPT_HELP:
+			o->action = DEV_HELP;
+			return 0;
+		case OPT_VERSION:
+			o->action = DEV_VERSION;
+			return 0;
+		case OPT_CAPABILITIES:
+			o->action = DEV_CAPABILITIES;
+			return 0;
+		default:
+			return hf_err_set(reterr, -EINVAL,
+				"%s: unknown option or missing value; see --help",
+				argv[optind - 1]);
+		}
+	}
+	if (r < 0)
+		return r;
+	if (optind < argc)
+		return hf_err_set(
+			reterr, -EINVAL, "%s: unexpected argument; see --help", argv[optind]);
+	return finish(o, &single, have_single, reterr);
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * options.h - the command line of holdfastd.
+ *
+ * The keys of --vm and the single-VM options are those of vhost-device-vsock, so that holdfastd can
+ * take its place in a script. Every value is checked here, once; what comes out is ready to use.
+ */
+#ifndef DEVICE_OPTIONS_H
+#define DEVICE_OPTIONS_H
+
+#include "base/err.h"
+#include "base/log.h"
+
+#define DEV_VMS_MAX              64
+#define DEV_NAME_MAX             32
+#define DEV_PATH_MAX             107                 /* what fits a Unix socket's address */
+#define DEV_UDS_PATH_MAX         (DEV_PATH_MAX - 11) /* "_4294967295" is put behind it */
+#define DEV_TX_BUFFER_MIN        4096
+#define DEV_TX_BUFFER_MAX        (16U << 20)
+#define DEV_TX_BUFFER_DEFAULT    (256U << 10)
+#define DEV_QUEUE_SIZE_MAX       1024
+#define DEV_CLAIM_TIMEOUT_MS     5000
+#define DEV_CLAIM_TIMEOUT_MS_MAX 3600000
+
+enum dev_action { DEV_RUN, DEV_HELP, DEV_VERSION, DEV_CAPABILITIES };
+
+struct dev_vm_options {
+	char name[DEV_NAME_MAX + 1];   /* "vm<guest-cid>" unless given */
+	char socket[DEV_PATH_MAX + 1]; /* "" when fd >= 0 */
+	char uds_path[DEV_UDS_PATH_MAX + 1];
+	int fd; /* the vhost-user socket, inherited; -1: none */
+	uint32_t guest_cid;
+	uint32_t tx_buffer_size; /* bytes a guest may send ahead of the host application */
+	uint32_t queue_size;     /* largest ring accepted */
+};
+
+struct dev_options {
+	enum dev_action action;
+	struct dev_vm_options vm[DEV_VMS_MAX];
+	size_t n_vms;
+	char control[DEV_PATH_MAX + 1]; /* "" when there is none */
+	unsigned claim_timeout_ms;
+	enum hf_log_level log_level;
+	enum hf_log_format log_format;
+};
+
+/* Reads the command line. -EINVAL with a text for the user; *ret_o is then unspecified. */
+int dev_options_parse(struct dev_options *ret_o, int argc, char **argv, struct hf_err *reterr);
+
+extern const char dev_options_help[];
+extern const char dev_options_capabilities[]; /* JSON, for vhost-user discovery */
+
+#endif

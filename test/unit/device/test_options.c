@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: MIT */
+#include "../../lib/unit.h"
+#include "device/options.h"
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct dev_options o;
+static struct hf_err err;
+
+#define PARSE(...) parse((const char *[]){ "holdfastd", __VA_ARGS__, NULL })
+
+static int parse(const char **argv)
+{
+	int argc = 0;
+	while (argv[argc])
+		argc++;
+	err = (struct hf_err){ 0 };
+	return dev_options_parse(&o, argc, (char **)argv, &err);
+}
+
+/* A refusal says what is wrong: the text must contain the word. */
+#define REFUSED(word, ...)                                                                         \
+	do {                                                                                       \
+		assert_int_equal(PARSE(__VA_ARGS__), -EINVAL);                                     \
+		assert_non_null(strstr(err.text, word));                                           \
+	} while (0)
+
+static void test_vm_as_for_vhost_device_vsock(void **state)
+{
+	(void)state;
+	assert_int_equal(PARSE("--vm", "guest-cid=4,socket=/s4,uds-path=/v4", "--vm",
+				 "guest-cid=5,uds-path=/v5,socket=/s5,tx-buffer-size=65536,"
+				 "queue-size=256,groups=a+b,name=five"),
+		0);
+	assert_int_equal(o.action, DEV_RUN);
+	assert_int_equal(o.n_vms, 2);
+	assert_int_equal(o.vm[0].guest_cid, 4);
+	assert_string_equal(o.vm[0].name, "vm4");
+	assert_string_equal(o.vm[0].socket, "/s4");
+	assert_string_equal(o.vm[0].uds_path, "/v4");
+	assert_int_equal(o.vm[0].tx_buffer_size, DEV_TX_BUFFER_DEFAULT);
+	assert_int_equal(o.vm[0].queue_size, 1024);
+	assert_int_equal(o.vm[0].fd, -1);
+	assert_string_equal(o.vm[1].name, "five");
+	assert_int_equal(o.vm[1].tx_buffer_size, 65536);
+	assert_int_equal(o.vm[1].queue_size, 256);
+	assert_int_equal(o.claim_timeout_ms, 5000);
+	assert_string_equal(o.control, "");
+}
+
+static void test_single_vm(void **state)
+{
+	(void)state;
+	assert_int_equal(
+		PARSE("--guest-cid=9", "--socket", "/s", "--uds-path", "/v", "--control", "/c",
+			"--claim-timeout", "250ms", "--log-level=debug", "--log-format=json"),
+		0);
+	assert_int_equal(o.n_vms, 1);
+	assert_int_equal(o.vm[0].guest_cid, 9);
+	assert_string_equal(o.control, "/c");
+	assert_int_equal(o.claim_timeout_ms, 250);
+	assert_int_equal(o.log_level, HF_LOG_DEBUG);
+	assert_int_equal(o.log_format, HF_LOG_JSON);
+
+	assert_int_equal(PARSE("--fd=5", "--uds-path=/v"), 0);
+	assert_int_equal(o.vm[0].fd, 5);
+	assert_int_equal(o.vm[0].guest_cid, 3);
+	assert_int_equal(PARSE("--socket-path=/s", "--uds-path=/v"), 0);
+	assert_string_equal(o.vm[0].socket, "/s");
+}
+
+static void test_actions(void **state)
+{
+	(void)state;
+	assert_int_equal(PARSE("--help"), 0);
+	assert_int_equal(o.action, DEV_HELP);
+	assert_int_equal(PARSE("--version"), 0);
+	assert_int_equal(o.action, DEV_VERSION);
+	assert_int_equal(PARSE("--print-capabilities"), 0);
+	assert_int_equal(o.action, DEV_CAPABILITIES);
+}
+
+static void test_refusals_name_the_reason(void **state)
+{
+	(void)state;
+	REFUSED("no VM", "--log-level=info");
+	REFUSED("not both", "--vm", "guest-cid=4,socket=/s,uds-path=/v", "--guest-cid=5");
+	REFUSED("not both", "--fd=3", "--socket=/s", "--uds-path=/v");
+	REFUSED("socket=PATH is missing", "--vm", "guest-cid=4,uds-path=/v");
+	REFUSED("uds-path=PATH is missing", "--vm", "guest-cid=4,socket=/s");
+	REFUSED("unknown key 'forward-cid'", "--vm", "guest-cid=4,forward-cid=1");
+	REFUSED("not KEY=VALUE", "--vm", "guest-cid=4,,socket=/s");
+	REFUSED("must not be empty", "--vm", "socket=,uds-path=/v");
+	REFUSED("number from 3", "--vm", "guest-cid=2,socket=/s,uds-path=/v");
+	REFUSED("number from 3", "--vm", "guest-cid=4294967295,socket=/s,uds-path=/v");
+	REFUSED("number from", "--vm", "guest-cid=4x,socket=/s,uds-path=/v");
+	REFUSED("number from", "--vm", "guest-cid=-4,socket=/s,uds-path=/v");
+	REFUSED("number from", "--vm", "queue-size=1025");
+	REFUSED("number from", "--vm", "tx-buffer-size=16777217");
+	REFUSED("name=a/b", "--vm", "name=a/b");
+	REFUSED("want a time", "--claim-timeout=1h");
+	REFUSED("want a time", "--claim-timeout=3601");
+	REFUSED("unknown option", "--bogus");
+	REFUSED("unexpected argument", "--guest-cid=4", "stray");
+	REFUSED("given once", "--vm", "socket=/a,uds-path=/b", "--vm", "socket=/c,uds-path=/d");
+	REFUSED("share a path", "--vm", "socket=/a,uds-path=/b", "--vm",
+		"guest-cid=4,socket=/a,uds-path=/d");
+}
+
+static void test_limits(void **state)
+{
+	(void)state;
+	char path[DEV_PATH_MAX + 2], opt[160];
+	memset(path, 'p', sizeof(path));
+	path[DEV_PATH_MAX] = '\0';
+	assert_int_equal(PARSE("--socket", path, "--uds-path=/v"), 0);
+	path[DEV_PATH_MAX] = 'p';
+	path[DEV_PATH_MAX + 1] = '\0';
+	REFUSED("1 bytes too long", "--socket", path, "--uds-path=/v");
+	path[DEV_UDS_PATH_MAX + 1] = '\0';
+	REFUSED("1 bytes too long", "--socket=/s", "--uds-path", path);
+	path[DEV_UDS_PATH_MAX] = '\0';
+	assert_int_equal(PARSE("--socket=/s", "--uds-path", path), 0);
+
+	const char *argv[2 * (DEV_VMS_MAX + 1) + 2] = { "holdfastd" };
+	static char vms[DEV_VMS_MAX + 1][64];
+	for (int i = 0; i <= DEV_VMS_MAX; i++) {
+		(void)snprintf(vms[i], sizeof(vms[i]), "guest-cid=%d,socket=/s%d,uds-path=/v%d",
+			i + 3, i, i);
+		argv[1 + 2 * i] = "--vm";
+		argv[2 + 2 * i] = vms[i];
+	}
+	assert_int_equal(parse(argv), -EINVAL);
+	argv[1 + 2 * DEV_VMS_MAX] = NULL;
+	assert_int_equal(parse(argv), 0);
+	assert_int_equal(o.n_vms, DEV_VMS_MAX);
+	(void)snprintf(opt, sizeof(opt), "name=%.*s", DEV_NAME_MAX + 1, path);
+	REFUSED("1 bytes too long", "--vm", opt);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_vm_as_for_vhost_device_vsock),
+		cmocka_unit_test(test_single_vm),
+		cmocka_unit_test(test_actions),
+		cmocka_unit_test(test_refusals_name_the_reason),
+		cmocka_unit_test(test_limits),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
