@@ -17,8 +17,9 @@
  *	send what vhu_output() shows, then vhu_sent()
  *	if (r < 0) close the connection: v->why is the reason
  *
- * Messages that need nothing of the device (features, configuration space, counts, status) are
- * answered here. docs/vhost-user.md holds the table of messages and the states of rings.
+ * Messages that need nothing of the device (protocol features, configuration space, counts,
+ * status) are answered here. docs/vhost-user.md holds the table of messages and the states of
+ *rings.
  */
 #ifndef VHOSTUSER_VHOSTUSER_H
 #define VHOSTUSER_VHOSTUSER_H
@@ -64,6 +65,7 @@ struct vhu_region {
 /* After each event look at vhu_ring_runs() again for every ring: messages change it. The comment
  * tells the member of the union, and fds[] where descriptors come along. */
 enum vhu_event_kind {
+	VHU_NONE,       /* nothing to do; vhu_received() returns 0 with it */
 	VHU_REFUSED,    /* why; already answered: log it, close the fds */
 	VHU_FEATURES,   /* features: accepted virtio features, may add or drop LOG_ALL on running
 			 * rings */
@@ -92,9 +94,9 @@ enum vhu_event_kind {
 
 struct vhu_event {
 	enum vhu_event_kind kind;
-	uint32_t request; /* the message's number: vhu_request_name() */
-	const char *why;  /* VHU_REFUSED: the reason */
-	int fds[VHU_FDS_MAX];
+	uint32_t request;         /* the message's number: vhu_request_name() */
+	const char *why;          /* VHU_REFUSED: the reason */
+	int fds[2 * VHU_FDS_MAX]; /* more than VHU_FDS_MAX only when refused for that */
 	size_t n_fds;
 	union {
 		uint64_t features;
@@ -153,7 +155,8 @@ struct vhu {
 	size_t in_len;
 	int fds[VHU_FDS_MAX];
 	size_t n_fds;
-	bool pending; /* an event is out and not answered */
+	bool pending;   /* an event is out and not answered */
+	uint64_t value; /* of the reply to a message that is answered here */
 	uint8_t out[VHU_HEADER + VHU_PAYLOAD_MAX];
 	size_t out_len, out_sent;
 };
@@ -172,7 +175,7 @@ void vhu_room(struct vhu *v, void **ret_buf, size_t *ret_n);
  *  1: an event for the device (see the loop above);
  *  0: nothing to do, but there may be output;
  * -EPROTO: a fault that cannot be told to the front end: close; v->why says it.
- * In each case ret_ev->fds are the caller's. */
+ * In each case ret_ev->fds are the caller's. n_fds is at most VHU_FDS_MAX. */
 int vhu_received(struct vhu *v, size_t n, const int *fds, size_t n_fds, struct vhu_event *ret_ev);
 
 /* Answers the event: result 0 or -errno; `value` is read for VHU_RING_STOP only. Returns 0, or
