@@ -276,7 +276,7 @@ bool vsk_wants_guest(const struct vsk *v);
 
 /* What is next for the guest; take it only with an rx buffer at hand. CONTROL counts as sent.
  * DATA: read, then call one of the four below. Connections take turns. */
-enum vsk_send vsk_to_guest(struct vsk *v, uint64_t now_us, struct vsk_out *out);
+enum vsk_send vsk_to_guest(struct vsk *v, struct vsk_out *out);
 
 /* n bytes (1 .. out->max) were read for the guest: writes their header. */
 void vsk_data(struct vsk *v, struct vsk_conn *c, uint32_t n, uint8_t ret_hdr[VSK_HDR_BYTES]);
@@ -421,6 +421,6 @@ struct vsk_conn *vsk_load_next(
 /* A host application has taken the connection over: it stays. -EALREADY: it has an owner. The new
  * socket is to be shut for writing if vsk_guest_ended(c), and not to be read if host_shut has
  * VSK_SHUT_SEND: the host had ended before. */
-int vsk_claim(struct vsk *v, struct vsk_conn *c);
+int vsk_claim(struct vsk *v, uint64_t now_us, struct vsk_conn *c);
 
 #endif
