@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: MIT
+# The entry points. The build itself is meson's: `meson setup build && ninja -C build` does the same as `make`.
+
+BUILD := build
+FUZZ_SECONDS ?= 60
+
+all: $(BUILD)/build.ninja
+	ninja -C $(BUILD)
+
+$(BUILD)/build.ninja:
+	meson setup $(BUILD)
+
+# The main job on real parts: a container's session through two live migrations.
+demo: deps-demo
+	$(MAKE) all
+	image/build
+	$(BUILD)/src/cli/holdfast demo
+
+# Everything that must hold: three builds, every test, both linters. Ends with the sum.
+check: deps
+	tools/check
+
+# What a change should pass before it is committed: under a minute.
+check-quick: all
+	meson test -C $(BUILD) --no-suite e2e --no-suite slow
+
+# The sanitized build's tests alone.
+check-asan: deps
+	tools/check asan
+
+image: all
+	image/build
+
+# Each target for FUZZ_SECONDS, on top of its corpus; new inputs are kept in build-fuzz.
+fuzz:
+	[ -d build-fuzz ] || CC=clang meson setup build-fuzz -Dfuzz=true -Db_sanitize=address,undefined \
+		-Db_lundef=false -Dc_args=-fsanitize=fuzzer-no-link
+	ninja -C build-fuzz
+	for target in build-fuzz/test/fuzz/libfuzzer_*[!p]; do \
+		name=$${target##*libfuzzer_}; mkdir -p build-fuzz/corpus/$$name; \
+		$$target -max_total_time=$(FUZZ_SECONDS) build-fuzz/corpus/$$name test/fuzz/$$name || exit 1; \
+	done
+
+install: all
+	meson install -C $(BUILD)
+
+deps:
+	tools/install-deps build run check
+
+deps-demo:
+	tools/install-deps build run
+
+clean:
+	rm -rf build build-clang build-asan build-fuzz
+
+.PHONY: all demo check check-quick check-asan image fuzz install deps deps-demo clean
