@@ -27,7 +27,7 @@
 
 #define RS_VERSION    1
 #define RS_TOKEN_SIZE 16
-#define RS_HELLO_SIZE 40
+#define RS_HELLO_SIZE 48
 #define RS_FRAME_SIZE 16
 #define RS_DATA_MAX   65536u      /* payload of one DATA frame */
 #define RS_WINDOW_MAX (64u << 20) /* largest window and ring */
@@ -41,7 +41,7 @@
  */
 enum rs_state {
 	RS_OPEN,
-	RS_FINISHED, /* both directions ended and acknowledged */
+	RS_FINISHED, /* both ends are done */
 	RS_RESET,    /* by rs_reset() or by the peer */
 	RS_UNKNOWN,  /* the accepting end does not know the token */
 	RS_GAP,      /* an end needs bytes that the other no longer has: state was lost */
@@ -55,13 +55,12 @@ struct rs {
 	enum rs_state state;
 	uint32_t reset_code;
 
-	/* Send window: the ring holds offsets [tx_base, tx_base + len).
-	 * tx_base <= tx_acked <= tx_high, tx_base <= tx_next <= tx_high <= tx_base + len. */
+	/* Send window: the ring holds offsets [tx_base, tx_base + len). tx_acked == tx_base, except
+	 * after an adoption: then the peer's buffer has [tx_acked, tx_base) from a predecessor. */
 	struct hf_ring tx;
 	uint64_t tx_base;
-	uint64_t tx_acked; /* above tx_base only while a frame half sent pins bytes */
-	uint64_t tx_next;  /* next to be sent on this connection */
-	uint64_t tx_high;  /* highest ever sent */
+	uint64_t tx_acked;
+	uint64_t tx_next; /* all before it was given to the transport */
 	uint32_t tx_window;
 	bool tx_ended, tx_end_sent, tx_end_acked;
 
@@ -81,7 +80,6 @@ struct rs {
 	uint8_t in[RS_HELLO_SIZE]; /* a hello or frame header, partly received */
 	uint32_t in_len;
 	uint32_t in_data; /* payload of the current DATA frame still to come */
-	uint64_t in_off;  /* offset of its next byte */
 	uint8_t out[RS_HELLO_SIZE];
 	uint32_t out_len, out_pos;
 	uint32_t out_data; /* payload of the current DATA frame still to be sent */
@@ -142,8 +140,8 @@ void rs_take(struct rs *rs, size_t n);
 bool rs_readable_end(const struct rs *rs);
 void rs_take_end(struct rs *rs);
 
-/* Both directions ended and acknowledged. A dialling end is done a little earlier than it is
- * RS_FINISHED: it stays until the accepting end has confirmed. */
+/* Both directions ended and acknowledged. An end is done a little earlier than it is RS_FINISHED,
+ * which is when it knows that the other is done as well. The application need not wait for that. */
 bool rs_done(const struct rs *rs);
 /* Nothing is left to do: close the connection, forget the stream. */
 bool rs_over(const struct rs *rs);
