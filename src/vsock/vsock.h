@@ -132,7 +132,7 @@ struct vsk_conn {
 	uint32_t host_port, guest_port;
 	uint32_t peer_cid; /* the host end as the guest addresses it: VSK_CID_HOST */
 	uint32_t gen;
-	uint8_t type;  /* enum vsk_type */
+	uint16_t type; /* enum vsk_type; of an RST whatever the guest sent */
 	uint8_t state; /* enum vsk_state */
 	uint8_t ctl;   /* control packets to send, bits */
 	uint8_t life;

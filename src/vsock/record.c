@@ -1,0 +1,462 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * record.c - the state of all connections as bytes, and back. docs/vsock-engine.md has the layout.
+ *
+ * A record is a head and a number of parts. A part tells its kind and length, so that a reader can
+ * step over what it does not know, unless the part is marked "must be understood". Fixed fields
+ * tell their length as well: a later version may add some at the end and stay readable.
+ *
+ * Saving reads the engine and changes nothing. Loading checks the whole record, then enters
+ * connections one by one; the first that contradicts itself or another undoes all of them. Nothing
+ * is sized by a field of the record: slots are the caller's, and bytes in flight stay in its
+ * buffer.
+ */
+#include "vsock/vsock_internal.h"
+#include <errno.h>
+
+static const uint8_t magic[8] = { 'H', 'F', 'V', 'S', 'O', 'C', 'K', 0 };
+
+enum { /* offsets in the head */
+	HEAD_VERSION = 8,
+	HEAD_OLDEST = 10,
+	HEAD_LEN = 12,
+	HEAD_TOTAL = 16,
+	HEAD_CRC = 24,
+	HEAD_PARTS = 28,
+	HEAD_CID = 32,
+	HEAD_FEATURES = 40,
+	HEAD_PORT = 48,
+	HEAD_FLAGS = 52,
+	HEAD_BYTES = 56,
+};
+enum { HEAD_FLAG_EVENT = 1 }; /* a TRANSPORT_RESET event was still to be placed */
+
+enum { PART_KIND = 0, PART_FLAGS = 2, PART_LEN = 4, PART_BYTES = 8 };
+enum { PART_FLAG_MUST = 1 };
+enum { KIND_CONN = 1, KIND_RST = 2 };
+
+enum {                  /* offsets in the fixed fields of a connection */
+	CONN_FIXED = 0, /* their length; bytes in flight follow: to the host, then to the guest */
+	CONN_TO_HOST = 4,
+	CONN_TO_GUEST = 8,
+	CONN_HOST_PORT = 12,
+	CONN_GUEST_PORT = 16,
+	CONN_PEER_CID = 20,
+	CONN_TX = 24,
+	CONN_RX = 32,
+	CONN_FWD = 40,
+	CONN_ANNOUNCED = 48,
+	CONN_BUF_ALLOC = 52,
+	CONN_PEER_BUF_ALLOC = 56,
+	CONN_PEER_FWD = 60,
+	CONN_TYPE = 64,
+	CONN_STATE = 66,
+	CONN_CTL = 67,
+	CONN_GUEST_SHUT = 68,
+	CONN_HOST_SHUT = 69,
+	CONN_FLAGS = 70,
+	CONN_BYTES = 72,
+};
+enum { CONN_FLAG_REQUEST_SENT = 1, CONN_FLAG_ASKED = 2, CONN_FLAGS_ALL = 3 };
+enum { CONN_STATE_DIALLING = 1, CONN_STATE_ASKING = 2, CONN_STATE_OPEN = 3 };
+
+enum { RST_HOST_PORT = 0, RST_GUEST_PORT = 4, RST_PEER_CID = 8, RST_TYPE = 12, RST_BYTES = 16 };
+
+_Static_assert(HEAD_BYTES <= VSK_SAVE_HEAD_MAX, "vsk_save_size() tells the truth");
+_Static_assert(PART_BYTES + CONN_BYTES <= VSK_SAVE_CONN_MAX, "vsk_save_size() tells the truth");
+_Static_assert(PART_BYTES + RST_BYTES <= VSK_SAVE_RST_MAX, "vsk_save_size() tells the truth");
+/* States and control bits are written as they are in memory: they must never be renumbered. */
+_Static_assert((int)VSK_DIALLING == CONN_STATE_DIALLING && (int)VSK_ASKING == CONN_STATE_ASKING &&
+		       (int)VSK_OPEN == CONN_STATE_OPEN,
+	"states of version 1");
+_Static_assert(VSK_CTL_REQUEST == 2 && VSK_CTL_CREDIT_REQUEST == 32, "bits of version 1");
+
+/* ---- save ---- */
+
+size_t vsk_save_size(const struct vsk *v)
+{
+	return VSK_SAVE_HEAD_MAX + (size_t)v->n_conns * VSK_SAVE_CONN_MAX +
+	       (size_t)v->n_rst * VSK_SAVE_RST_MAX;
+}
+
+static void put(struct vsk_save *s, const void *data, size_t n)
+{
+	if (s->error == 0 && n > s->cap - s->len)
+		s->error = -ENOSPC;
+	if (s->error || n == 0)
+		return;
+	memcpy(s->buf + s->len, data, n);
+	s->len += n;
+}
+
+static void put_part(struct vsk_save *s, uint16_t kind, size_t len)
+{
+	uint8_t h[PART_BYTES] = { 0 };
+	le16_to(h + PART_KIND, kind);
+	le16_to(h + PART_FLAGS, PART_FLAG_MUST);
+	le32_to(h + PART_LEN, (uint32_t)len);
+	put(s, h, sizeof(h));
+	s->n++;
+}
+
+static void put_rst(struct vsk_save *s, uint32_t peer_cid, uint32_t host_port, uint32_t guest_port,
+	uint16_t type)
+{
+	uint8_t b[RST_BYTES] = { 0 };
+	le32_to(b + RST_HOST_PORT, host_port);
+	le32_to(b + RST_GUEST_PORT, guest_port);
+	le32_to(b + RST_PEER_CID, peer_cid);
+	le16_to(b + RST_TYPE, type);
+	put_part(s, KIND_RST, sizeof(b));
+	put(s, b, sizeof(b));
+}
+
+void vsk_save_begin(struct vsk_save *s, const struct vsk *v, void *buf, size_t cap)
+{
+	static const uint8_t nothing[HEAD_BYTES];
+	*s = (struct vsk_save){ .v = v, .buf = buf, .cap = cap };
+	put(s, nothing, sizeof(nothing)); /* filled in at the end */
+	for (uint32_t i = 0; i < v->n_rst; i++) {
+		const struct vsk_rst *r = &v->rst[i];
+		put_rst(s, r->peer_cid, r->host_port, r->guest_port, r->type);
+	}
+	hf_list_for_each (n, &v->ctl) { /* closed ones stand in front */
+		const struct vsk_conn *c = HF_CONTAINER_OF(n, struct vsk_conn, ctl_node);
+		if (!(c->ctl & VSK_CTL_RST))
+			break;
+		put_rst(s, c->peer_cid, c->host_port, c->guest_port, c->type);
+	}
+}
+
+static void put_bytes(struct vsk_save *s, const struct vsk_bytes *b)
+{
+	put(s, b->p[0], b->n[0]);
+	put(s, b->p[1], b->n[1]);
+}
+
+void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
+	const struct vsk_bytes *to_host, const struct vsk_bytes *to_guest)
+{
+	if (!keep) {
+		if (c->state != VSK_ASKING || c->request_sent)
+			put_rst(s, c->peer_cid, c->host_port, c->guest_port, c->type);
+		return;
+	}
+	size_t n_host = to_host->n[0] + to_host->n[1], n_guest = to_guest->n[0] + to_guest->n[1];
+	hf_assert(n_host == vsk_unread(c));
+	if (n_host > VSK_FLIGHT_MAX || n_guest > VSK_FLIGHT_MAX) {
+		s->error = -EMSGSIZE;
+		return;
+	}
+	uint8_t b[CONN_BYTES] = { 0 };
+	le32_to(b + CONN_FIXED, sizeof(b));
+	le32_to(b + CONN_TO_HOST, (uint32_t)n_host);
+	le32_to(b + CONN_TO_GUEST, (uint32_t)n_guest);
+	le32_to(b + CONN_HOST_PORT, c->host_port);
+	le32_to(b + CONN_GUEST_PORT, c->guest_port);
+	le32_to(b + CONN_PEER_CID, c->peer_cid);
+	le64_to(b + CONN_TX, c->tx_cnt);
+	le64_to(b + CONN_RX, c->rx_cnt);
+	le64_to(b + CONN_FWD, c->fwd_cnt);
+	le32_to(b + CONN_ANNOUNCED, c->announced);
+	le32_to(b + CONN_BUF_ALLOC, c->buf_alloc);
+	le32_to(b + CONN_PEER_BUF_ALLOC, c->peer_buf_alloc);
+	le32_to(b + CONN_PEER_FWD, c->peer_fwd_cnt);
+	le16_to(b + CONN_TYPE, c->type);
+	b[CONN_STATE] = c->state;
+	b[CONN_CTL] = c->ctl;
+	b[CONN_GUEST_SHUT] = c->guest_shut;
+	b[CONN_HOST_SHUT] = c->host_shut;
+	le16_to(b + CONN_FLAGS, (uint16_t)((c->request_sent ? CONN_FLAG_REQUEST_SENT : 0) |
+					   (c->asked ? CONN_FLAG_ASKED : 0)));
+	put_part(s, KIND_CONN, sizeof(b) + n_host + n_guest);
+	put(s, b, sizeof(b));
+	put_bytes(s, to_host);
+	put_bytes(s, to_guest);
+}
+
+int vsk_save_end(struct vsk_save *s, size_t *ret_len)
+{
+	if (s->error)
+		return s->error;
+	uint8_t *h = s->buf;
+	memcpy(h, magic, sizeof(magic));
+	le16_to(h + HEAD_VERSION, VSK_RECORD_VERSION);
+	le16_to(h + HEAD_OLDEST, VSK_RECORD_OLDEST);
+	le32_to(h + HEAD_LEN, HEAD_BYTES);
+	le64_to(h + HEAD_TOTAL, s->len);
+	le32_to(h + HEAD_CRC, 0);
+	le32_to(h + HEAD_PARTS, s->n);
+	le64_to(h + HEAD_CID, s->v->cfg.guest_cid);
+	le64_to(h + HEAD_FEATURES, s->v->cfg.features);
+	le32_to(h + HEAD_PORT, s->v->next_port);
+	le32_to(h + HEAD_FLAGS, s->v->event_pending ? HEAD_FLAG_EVENT : 0);
+	le32_to(h + HEAD_CRC, vsk_crc32c(0, h, s->len));
+	*ret_len = s->len;
+	return 0;
+}
+
+/* ---- load ---- */
+
+struct part {
+	uint16_t kind, flags;
+	uint32_t len;
+	const uint8_t *body;
+};
+
+static int check_head(const uint8_t *h, size_t len)
+{
+	static const uint8_t zero[4];
+	if (len == 0)
+		return -ENODATA; /* E4.9 */
+	if (len < HEAD_BYTES || memcmp(h, magic, sizeof(magic)) != 0 ||
+		le64_at(h + HEAD_TOTAL) != len)
+		return -EBADMSG;
+	uint32_t crc = vsk_crc32c(0, h, HEAD_CRC);
+	crc = vsk_crc32c(crc, zero, sizeof(zero));
+	crc = vsk_crc32c(crc, h + HEAD_CRC + 4, len - HEAD_CRC - 4);
+	if (crc != le32_at(h + HEAD_CRC))
+		return -EBADMSG;
+
+	uint32_t version = le16_at(h + HEAD_VERSION), oldest = le16_at(h + HEAD_OLDEST);
+	if (oldest > VSK_RECORD_VERSION || version < VSK_RECORD_OLDEST)
+		return -EPROTONOSUPPORT;
+	if (oldest > version)
+		return -EINVAL;
+	if (le32_at(h + HEAD_FLAGS) & ~(uint32_t)HEAD_FLAG_EVENT)
+		return -EPROTONOSUPPORT;
+	uint32_t head_len = le32_at(h + HEAD_LEN), port = le32_at(h + HEAD_PORT);
+	if (head_len < HEAD_BYTES || head_len > len || port < VSK_HOST_PORT_MIN ||
+		port > VSK_HOST_PORT_MAX || le64_at(h + HEAD_CID) > UINT32_MAX)
+		return -EINVAL;
+	return 0;
+}
+
+/* The part at *at; steps over it. 1: there is one; 0: end of the record; -EINVAL: it does not fit.
+ */
+static int next_part(const uint8_t *buf, size_t len, size_t *at, struct part *ret_part)
+{
+	size_t left = len - *at;
+	if (left == 0)
+		return 0;
+	if (left < PART_BYTES)
+		return -EINVAL;
+	const uint8_t *h = buf + *at;
+	*ret_part = (struct part){
+		.kind = le16_at(h + PART_KIND),
+		.flags = le16_at(h + PART_FLAGS),
+		.len = le32_at(h + PART_LEN),
+		.body = h + PART_BYTES,
+	};
+	if (ret_part->len > left - PART_BYTES)
+		return -EINVAL;
+	*at += PART_BYTES + ret_part->len;
+	return 1;
+}
+
+/* The fixed fields fit the part, and so do the bytes in flight. */
+static bool conn_fits(const struct part *p)
+{
+	if (p->len < CONN_BYTES)
+		return false;
+	uint32_t fixed = le32_at(p->body + CONN_FIXED);
+	uint32_t n_host = le32_at(p->body + CONN_TO_HOST),
+		 n_guest = le32_at(p->body + CONN_TO_GUEST);
+	return fixed >= CONN_BYTES && fixed <= p->len && n_host <= VSK_FLIGHT_MAX &&
+	       n_guest <= VSK_FLIGHT_MAX && (uint64_t)fixed + n_host + n_guest == p->len;
+}
+
+/* A flat list of what a record may not say of a connection. */
+static int check_conn(const struct part *p)
+{
+	const uint8_t *b = p->body;
+	if (!conn_fits(p))
+		return -EINVAL;
+	if (le16_at(b + CONN_TYPE) != VSK_TYPE_STREAM ||
+		(le16_at(b + CONN_FLAGS) & ~CONN_FLAGS_ALL) || b[CONN_STATE] > CONN_STATE_OPEN)
+		return -EPROTONOSUPPORT;
+
+	uint64_t rx = le64_at(b + CONN_RX), fwd = le64_at(b + CONN_FWD);
+	uint32_t n_host = le32_at(b + CONN_TO_HOST), n_guest = le32_at(b + CONN_TO_GUEST);
+	uint32_t buf_alloc = le32_at(b + CONN_BUF_ALLOC);
+	uint8_t guest_shut = b[CONN_GUEST_SHUT], host_shut = b[CONN_HOST_SHUT], ctl = b[CONN_CTL];
+	bool sent = le16_at(b + CONN_FLAGS) & CONN_FLAG_REQUEST_SENT;
+	if (le32_at(b + CONN_PEER_CID) != VSK_CID_HOST || rx < fwd || rx - fwd != n_host ||
+		buf_alloc > VSK_BUF_MAX || n_host > buf_alloc)
+		return -EINVAL;
+	if (guest_shut > VSK_SHUT_BOTH || host_shut > VSK_SHUT_BOTH ||
+		(guest_shut == VSK_SHUT_BOTH && n_host == 0) || /* would be closed */
+		((host_shut & VSK_SHUT_RCV) && n_host) || ((host_shut & VSK_SHUT_SEND) && n_guest))
+		return -EINVAL;
+
+	switch (b[CONN_STATE]) {
+	case CONN_STATE_DIALLING:
+		return ctl || rx || guest_shut || host_shut ? -EINVAL : 0;
+	case CONN_STATE_ASKING:
+		return ctl != (sent ? 0 : VSK_CTL_REQUEST) || rx || guest_shut || host_shut
+			       ? -EINVAL
+			       : 0;
+	case CONN_STATE_OPEN:
+		if (ctl & ~(VSK_CTL_RESPONSE | VSK_CTL_SHUTDOWN | VSK_CTL_CREDIT_UPDATE |
+				  VSK_CTL_CREDIT_REQUEST))
+			return -EINVAL;
+		return (ctl & VSK_CTL_SHUTDOWN) && !host_shut ? -EINVAL : 0;
+	}
+	return -EINVAL;
+}
+
+static int check_part(const struct part *p)
+{
+	switch (p->kind) {
+	case KIND_CONN:
+		return check_conn(p);
+	case KIND_RST:
+		return p->len < RST_BYTES ? -EINVAL : 0;
+	}
+	return p->flags & PART_FLAG_MUST ? -EPROTONOSUPPORT : 0;
+}
+
+int vsk_record_info(const void *buf, size_t len, struct vsk_record_info *ret_info)
+{
+	const uint8_t *h = buf;
+	int r = check_head(h, len);
+	if (r < 0)
+		return r;
+	struct vsk_record_info info = {
+		.version = le16_at(h + HEAD_VERSION),
+		.guest_cid = (uint32_t)le64_at(h + HEAD_CID),
+		.features = le64_at(h + HEAD_FEATURES),
+	};
+	size_t at = le32_at(h + HEAD_LEN);
+	uint32_t n = 0;
+	struct part p;
+	while ((r = next_part(h, len, &at, &p)) > 0) {
+		n++;
+		if (p.kind == KIND_CONN || p.kind == KIND_RST)
+			info.n_conns++;
+		r = check_part(&p);
+		if (r < 0)
+			return r;
+	}
+	if (r < 0 || n != le32_at(h + HEAD_PARTS))
+		return -EINVAL;
+	*ret_info = info;
+	return 0;
+}
+
+/* After the connections: an RST of another type may stand beside one and is then left out. */
+static int load_rst(struct vsk *v, const uint8_t *b)
+{
+	uint32_t peer_cid = le32_at(b + RST_PEER_CID);
+	uint32_t host_port = le32_at(b + RST_HOST_PORT), guest_port = le32_at(b + RST_GUEST_PORT);
+	if (vsk_find(v, peer_cid, host_port, guest_port))
+		return 0;
+	struct vsk_conn *c = vsk_conn_new(v, peer_cid, host_port, guest_port, VSK_OPEN);
+	if (!c)
+		return -ENOBUFS;
+	c->type = le16_at(b + RST_TYPE);
+	c->held_by_device = false;
+	vsk_conn_close(v, c, true);
+	return 0;
+}
+
+static uint8_t loaded_life(const struct vsk_conn *c)
+{
+	if (c->state != VSK_OPEN)
+		return VSK_LIFE_CONNECT;
+	return c->host_shut == VSK_SHUT_BOTH ? VSK_LIFE_CLOSE : VSK_LIFE_CLAIM;
+}
+
+static int load_conn(struct vsk *v, uint64_t now_us, const uint8_t *b)
+{
+	uint32_t peer_cid = le32_at(b + CONN_PEER_CID);
+	uint32_t host_port = le32_at(b + CONN_HOST_PORT), guest_port = le32_at(b + CONN_GUEST_PORT);
+	if (vsk_find(v, peer_cid, host_port, guest_port))
+		return -EINVAL;
+	struct vsk_conn *c = vsk_conn_new(v, peer_cid, host_port, guest_port, b[CONN_STATE]);
+	if (!c)
+		return -ENOBUFS;
+	c->tx_cnt = le64_at(b + CONN_TX);
+	c->rx_cnt = le64_at(b + CONN_RX);
+	c->fwd_cnt = le64_at(b + CONN_FWD);
+	c->announced = le32_at(b + CONN_ANNOUNCED);
+	c->buf_alloc = le32_at(b + CONN_BUF_ALLOC);
+	c->peer_buf_alloc = le32_at(b + CONN_PEER_BUF_ALLOC);
+	c->peer_fwd_cnt = le32_at(b + CONN_PEER_FWD);
+	c->guest_shut = b[CONN_GUEST_SHUT];
+	c->host_shut = b[CONN_HOST_SHUT];
+	c->request_sent = le16_at(b + CONN_FLAGS) & CONN_FLAG_REQUEST_SENT;
+	c->asked = le16_at(b + CONN_FLAGS) & CONN_FLAG_ASKED;
+	c->unclaimed = c->state != VSK_DIALLING && c->host_shut != VSK_SHUT_BOTH;
+	vsk_conn_life(v, c, loaded_life(c), now_us);
+	if (b[CONN_CTL])
+		vsk_conn_ctl(v, c, b[CONN_CTL]);
+	return 0;
+}
+
+static void load_undo(struct vsk *v)
+{
+	struct vsk_conn *c;
+	while ((c = vsk_next(v, NULL)))
+		vsk_conn_free(v, c);
+	while (!hf_list_empty(&v->ctl))
+		vsk_conn_free(v, HF_CONTAINER_OF(v->ctl.next, struct vsk_conn, ctl_node));
+}
+
+static int load_parts(struct vsk *v, uint64_t now_us, uint16_t kind, const uint8_t *h, size_t len)
+{
+	size_t at = le32_at(h + HEAD_LEN);
+	struct part p;
+	int r = 0;
+	while (r == 0 && next_part(h, len, &at, &p) > 0)
+		if (p.kind == kind)
+			r = kind == KIND_CONN ? load_conn(v, now_us, p.body) : load_rst(v, p.body);
+	return r;
+}
+
+int vsk_load_begin(struct vsk_load *l, struct vsk *v, uint64_t now_us, const void *buf, size_t len)
+{
+	struct vsk_record_info info;
+	int r = vsk_record_info(buf, len, &info);
+	if (r < 0)
+		return r;
+	if (info.guest_cid != v->cfg.guest_cid)
+		return -EADDRNOTAVAIL;
+	if (v->n_conns)
+		return -EBUSY;
+	if (info.n_conns > v->n_free)
+		return -ENOBUFS;
+
+	const uint8_t *h = buf;
+	r = load_parts(v, now_us, KIND_CONN, h, len);
+	if (r == 0)
+		r = load_parts(v, now_us, KIND_RST, h, len);
+	if (r < 0) {
+		load_undo(v);
+		return r;
+	}
+	v->next_port = le32_at(h + HEAD_PORT); /* D7.7 */
+	v->cfg.features = info.features;
+	if (le32_at(h + HEAD_FLAGS) & HEAD_FLAG_EVENT)
+		vsk_transport_reset(v, now_us, true);
+	*l = (struct vsk_load){ .v = v, .buf = buf, .len = len, .at = le32_at(h + HEAD_LEN) };
+	return 0;
+}
+
+struct vsk_conn *vsk_load_next(
+	struct vsk_load *l, struct vsk_bytes *ret_to_host, struct vsk_bytes *ret_to_guest)
+{
+	struct part p;
+	while (next_part(l->buf, l->len, &l->at, &p) > 0) {
+		if (p.kind != KIND_CONN)
+			continue;
+		const uint8_t *b = p.body;
+		const uint8_t *data = b + le32_at(b + CONN_FIXED);
+		size_t n_host = le32_at(b + CONN_TO_HOST), n_guest = le32_at(b + CONN_TO_GUEST);
+		*ret_to_host = (struct vsk_bytes){ .p = { data }, .n = { n_host } };
+		*ret_to_guest = (struct vsk_bytes){ .p = { data + n_host }, .n = { n_guest } };
+		return vsk_find(l->v, le32_at(b + CONN_PEER_CID), le32_at(b + CONN_HOST_PORT),
+			le32_at(b + CONN_GUEST_PORT));
+	}
+	return NULL;
+}
