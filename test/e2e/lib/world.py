@@ -292,3 +292,90 @@ def build_image(world, *options):
             raise Skip(run.stderr.strip())
         raise RuntimeError(run.stderr.strip())
     return output
+
+
+class Control:
+    """A control socket of Holdfast (docs/control.md)."""
+
+    def __init__(self, path, deadline=None):
+        self.lines = Lines(path, deadline)
+        self.id = 0
+
+    def command(self, cmd, fds=(), **arguments):
+        """The reply; RuntimeError with the server's words when it refuses. What descriptors came: take_fd()."""
+        self.id += 1
+        self.lines.send({"id": self.id, "cmd": cmd, **arguments}, fds)
+        while True:
+            reply = self.lines.receive()
+            if reply.get("id") != self.id:
+                continue
+            if not reply["ok"]:
+                raise RuntimeError(f"{cmd}: {reply['error']['code']}: {reply['error']['text']}")
+            return reply
+
+    def take_fd(self):
+        return self.lines.fds.pop(0)
+
+
+class Node:
+    """holdfastd and, when started, a QEMU in front of it: one end of a migration."""
+
+    def __init__(self, world, name, guest_cid):
+        self.world, self.name = world, name
+        self.device = world.path / f"{name}.device"
+        self.vsock = world.path / f"{name}.vsock"
+        control = world.path / f"{name}.control"
+        self.daemon = world.spawn(f"{name}.holdfastd", [
+            BUILD / "src/device/holdfastd", "--control", control,
+            "--vm", f"name=vm,guest-cid={guest_cid},socket={self.device},uds-path={self.vsock}"])
+        wait_for(f"{self.device}", lambda: self.device.exists() or not self.daemon.alive())
+        self.control = Control(control)
+        self.vm = None
+
+    def start(self, mode="seamless", **kind):
+        self.vm = Vm(self.world, self.name, self.device, module=f"{MODULE},mode={mode}", **kind).connect()
+        return self
+
+    def listen(self, port):
+        """The socket at which the guest's connections to this port of the host arrive."""
+        s = socket.socket(socket.AF_UNIX)
+        s.bind(f"{self.vsock}_{port}")
+        s.listen(8)
+        s.settimeout(DEADLINE)
+        return s
+
+    def connect(self, port):
+        """A connection to this port of the guest."""
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(DEADLINE)
+        s.connect(str(self.vsock))
+        s.sendall(f"CONNECT {port}\n".encode())
+        answer = b""
+        while not answer.endswith(b"\n"):
+            byte = s.recv(1)
+            if not byte:
+                raise ConnectionError(f"{self.name}: guest port {port}: refused")
+            answer += byte
+        assert answer.startswith(b"OK "), answer
+        return s
+
+
+def migrate_until_switchover(a, b):
+    """Both guests' QEMUs stand still: the source's rings are stopped, the destination has the memory."""
+    stream = f"unix:{a.world.path}/stream"
+    capabilities = [{"capability": name, "state": True} for name in ("events", "pause-before-switchover")]
+    for node in (a, b):
+        node.vm.qmp.command("migrate-set-capabilities", capabilities=capabilities)
+    b.vm.qmp.command("migrate-incoming", uri=stream)
+    a.vm.qmp.command("migrate", uri=stream)
+    a.vm.qmp.wait_event("MIGRATION", lambda data: data["status"] in ("pre-switchover", "failed"))
+    info = a.vm.qmp.command("query-migrate")
+    assert info["status"] == "pre-switchover", info
+
+
+def migrate_finish(a, b):
+    a.vm.qmp.command("migrate-continue", state="pre-switchover")
+    info = a.vm.qmp.wait_migration("completed", "failed")
+    assert info["status"] == "completed", info
+    wait_for("destination runs", lambda: b.vm.qmp.command("query-status")["running"])
+    return info
