@@ -239,10 +239,11 @@ def qemu_binary():
 
 
 def qemu_argv(world, name, device_socket, image=None, memory="256M", module=f"{MODULE},mode=seamless", append="",
-              extra=()):
-    """QEMU with TCG, shared memory and a vhost-user-vsock device; QMP is at WORLD/NAME.qmp."""
+              extra=(), accel="tcg"):
+    """QEMU with shared memory and a vhost-user-vsock device; QMP is at WORLD/NAME.qmp."""
     argv = [qemu_binary(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-machine", "q35,memory-backend=mem", "-accel", "tcg", "-cpu", "max", "-m", memory,
+            "-machine", "q35,memory-backend=mem", "-accel", accel, "-cpu", "max" if accel == "tcg" else "qemu64",
+            "-m", memory,
             "-object", f"memory-backend-memfd,id=mem,size={memory},share=on",
             "-chardev", f"socket,id=vsock,path={device_socket}",
             "-device", "vhost-user-vsock-pci,id=vsock0,chardev=vsock",
