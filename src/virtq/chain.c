@@ -104,15 +104,13 @@ static int enter_table(const struct vq *vq, const struct desc *d, struct table *
 static int walk_chain(struct walk *w)
 {
 	struct table t = { .n = w->vq->size };
-	uint32_t i = w->c->head, in_table = 0, total = 0;
+	uint32_t i = w->c->head, in_table = 0, buffers = 0;
 	for (;;) {
 		struct desc d;
 		if (i >= t.n)
 			return VQ_BROKEN_HEAD;
 		if (in_table++ == t.n)
 			return VQ_BROKEN_LOOP;
-		if (total++ == VQ_CHAIN_IOV_MAX)
-			return VQ_BROKEN_LONG;
 		if (!read_desc(w->vq, &t, i, &d))
 			return VQ_BROKEN_ADDRESS;
 		int r;
@@ -120,7 +118,7 @@ static int walk_chain(struct walk *w)
 			r = enter_table(w->vq, &d, &t);
 			i = in_table = 0;
 		} else {
-			r = add_buffer(w, &d);
+			r = buffers++ < VQ_CHAIN_IOV_MAX ? add_buffer(w, &d) : VQ_BROKEN_LONG;
 			i = d.next;
 		}
 		if (r != VQ_FINE)
