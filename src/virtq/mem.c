@@ -2,8 +2,9 @@
 /*
  * mem.c - the guest's memory table and its dirty log.
  *
- * A table has few regions (two or three on a PC), so look-ups walk it. No region wraps around
- * the address space, hence address - start < size is the whole test of membership.
+ * A table has few regions (two or three on a PC), so look-ups walk it. No region wraps around or
+ * reaches the last byte of the address space: address - start < size is the whole test of
+ * membership, and a span that would wrap leaves the regions first.
  *
  * The log is a bitmap that the front end reads and clears at the same time: bits are set with an
  * atomic OR, after the write that they announce (vhost-user: Migration).
@@ -77,8 +78,6 @@ static const struct vq_region *region_of(const struct vq_mem *m, uint64_t gpa)
 int vq_mem_iov(const struct vq_mem *m, uint64_t gpa, uint64_t len, struct iovec *iov, size_t cap)
 {
 	size_t n = 0;
-	if (wraps(gpa, len))
-		return -EFAULT;
 	while (len > 0) {
 		const struct vq_region *r = region_of(m, gpa);
 		if (!r)
