@@ -1,0 +1,490 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * test_record.c - usage: test_vsock_record FOLDER [--write]
+ * FOLDER/record-v1.bin is the golden file of version 1: it must be read for ever. --write made it.
+ */
+#include "helper.h"
+#include "vsock/vsock_internal.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *folder;
+static const struct vsk_bytes none;
+
+/* The bytes that a device would hold, made from the counters so that a test can foresee them. */
+static uint8_t pattern[VSK_BUF_MAX];
+
+static struct vsk_bytes in_flight(uint32_t n)
+{
+	return (struct vsk_bytes){ .p = { pattern, pattern + n / 2 }, .n = { n / 2, n - n / 2 } };
+}
+
+static size_t save(struct rig *g, uint8_t *buf, size_t cap, uint32_t to_guest)
+{
+	struct vsk_save s;
+	size_t len = 0;
+	vsk_save_begin(&s, &g->v, buf, cap);
+	for (struct vsk_conn *c = NULL; (c = vsk_next(&g->v, c));) {
+		struct vsk_bytes h = in_flight(vsk_unread(c));
+		struct vsk_bytes t = in_flight(c->host_shut & VSK_SHUT_SEND ? 0 : to_guest);
+		vsk_save_conn(&s, c, true, &h, &t);
+	}
+	assert_int_equal(vsk_save_end(&s, &len), 0);
+	return len;
+}
+
+/* Connections in every state that a record can hold, with everything in it that may differ. */
+static void rig_fill(struct rig *g)
+{
+	rig_init(g);
+	g->v.cfg.features = 0x150000000u;
+	g->p.src_port = 1;
+	struct vsk_conn *c = guest_opens(g);
+	g->p.src_port = 2;
+	struct vsk_conn *d = guest_opens(g);
+	g->p.src_port = 1; /* half-closed by the guest, bytes in flight, credit to tell */
+	guest(g, VSK_OP_RW, 5000, 0);
+	took(g, c, 3000);
+	guest(g, VSK_OP_SHUTDOWN, 0, VSK_SHUT_SEND);
+	g->p.src_port = 2; /* half-closed by the host; counters have wrapped */
+	d->tx_cnt = 0x1fffffff0u;
+	g->p.fwd_cnt = 0xffffff00u;
+	host_shuts(g, d, VSK_SHUT_SEND);
+	guest(g, VSK_OP_CREDIT_UPDATE, 0, 0);
+	g->p.fwd_cnt = 0;
+	g->p.src_port = 3; /* dialling */
+	guest(g, VSK_OP_REQUEST, 0, 0);
+	g->p.src_port = 4; /* response waits */
+	guest(g, VSK_OP_REQUEST, 0, 0);
+	vsk_dialled(&g->v, g->ev.conn, true);
+	assert_int_equal(vsk_connect(&g->v, g->now, 77, &c), 0); /* asking */
+	g->p.src_port = 5; /* an RST waits, of a flow that was known */
+	guest(g, VSK_OP_REQUEST, 0, 0);
+	vsk_dialled(&g->v, g->ev.conn, false);
+	vsk_release(&g->v, g->ev.conn);
+	g->p.src_port = 6; /* and of one that was not */
+	guest(g, VSK_OP_RW, 0, 0);
+	g->p.src_port = 1; /* and of another type beside a live connection */
+	g->p.type = 9;
+	guest(g, VSK_OP_RW, 0, 0);
+	g->p.type = VSK_TYPE_STREAM;
+}
+
+static struct vsk_conn *same(struct rig *b, const struct vsk_conn *a)
+{
+	struct vsk_conn *c = vsk_find(&b->v, a->peer_cid, a->host_port, a->guest_port);
+	assert_non_null(c);
+	assert_int_equal(c->state, a->state);
+	assert_int_equal(c->type, a->type);
+	assert_int_equal(c->ctl, a->ctl);
+	assert_int_equal(c->tx_cnt, a->tx_cnt);
+	assert_int_equal(c->rx_cnt, a->rx_cnt);
+	assert_int_equal(c->fwd_cnt, a->fwd_cnt);
+	assert_int_equal(c->announced, a->announced);
+	assert_int_equal(c->buf_alloc, a->buf_alloc);
+	assert_int_equal(c->peer_buf_alloc, a->peer_buf_alloc);
+	assert_int_equal(c->peer_fwd_cnt, a->peer_fwd_cnt);
+	assert_int_equal(c->guest_shut, a->guest_shut);
+	assert_int_equal(c->host_shut, a->host_shut);
+	assert_int_equal(c->request_sent, a->request_sent);
+	assert_int_equal(c->asked, a->asked);
+	return c;
+}
+
+static void check_filled(struct rig *a, struct rig *b, const uint8_t *buf, size_t len)
+{
+	struct vsk_load l;
+	struct vsk_bytes h, t;
+	assert_int_equal(vsk_load_begin(&l, &b->v, b->now, buf, len), 0);
+	int n = 0;
+	for (struct vsk_conn *c; (c = vsk_load_next(&l, &h, &t)); n++) {
+		assert_int_equal(h.n[0] + h.n[1], vsk_unread(c));
+		assert_memory_equal(h.p[0], pattern, h.n[0]);
+		assert_int_equal(t.n[0], c->host_shut & VSK_SHUT_SEND ? 0 : 100);
+		assert_memory_equal(t.p[0], pattern, t.n[0]);
+	}
+	assert_int_equal(n, 5);
+	assert_int_equal(b->v.cfg.features, 0x150000000u);
+	assert_int_equal(b->v.next_port, a->v.next_port); /* D7.7 */
+	for (struct vsk_conn *c = NULL; (c = vsk_next(&a->v, c));)
+		same(b, c);
+	int rst = 0, other = 0;
+	while (next(b) == VSK_SEND_CONTROL) {
+		rst += b->sent.op == VSK_OP_RST;
+		other += b->sent.op != VSK_OP_RST;
+	}
+	assert_int_equal(rst, 2);
+	assert_int_equal(other, 4); /* CREDIT_UPDATE, SHUTDOWN, RESPONSE, REQUEST */
+	assert_int_equal(b->v.n_conns, 5);
+}
+
+static void test_round_trip(void **state)
+{
+	(void)state;
+	struct rig a, b;
+	uint8_t buf[16384], again[16384];
+	rig_fill(&a);
+	size_t len = save(&a, buf, sizeof(buf), 100);
+	assert_true(len <= vsk_save_size(&a.v) + 2000 + 4 * 100);
+	rig_fill(&b); /* E4.6: saving changed nothing */
+	assert_int_equal(save(&a, again, sizeof(again), 100), len);
+	assert_memory_equal(buf, again, len);
+	assert_int_equal(save(&b, again, sizeof(again), 100), len);
+	assert_memory_equal(buf, again, len);
+	rig_init(&b);
+	check_filled(&a, &b, buf, len);
+}
+
+static void test_golden_file_of_version_1(void **state)
+{
+	(void)state;
+	char path[4096];
+	uint8_t buf[16384];
+	snprintf(path, sizeof(path), "%s/record-v1.bin", folder);
+	FILE *f = fopen(path, "rb");
+	assert_non_null(f);
+	size_t len = fread(buf, 1, sizeof(buf), f);
+	fclose(f);
+	struct rig a, b;
+	rig_fill(&a);
+	rig_init(&b);
+	check_filled(&a, &b, buf, len);
+}
+
+static void test_idle_connections_are_small(void **state)
+{
+	(void)state;
+	struct rig g;
+	uint8_t buf[16384];
+	rig_init(&g);
+	size_t empty = save(&g, buf, sizeof(buf), 0);
+	guest_opens(&g);
+	assert_true(save(&g, buf, sizeof(buf), 0) - empty <= 128);
+	assert_true(vsk_save_size(&g.v) >= save(&g, buf, sizeof(buf), 0));
+}
+
+static void test_save_that_does_not_fit(void **state)
+{
+	(void)state;
+	struct rig g;
+	uint8_t buf[16384];
+	size_t len;
+	rig_fill(&g);
+	size_t need = save(&g, buf, sizeof(buf), 0);
+	for (size_t cap = 0; cap <= need; cap++) {
+		struct vsk_save s;
+		vsk_save_begin(&s, &g.v, buf, cap);
+		for (struct vsk_conn *c = NULL; (c = vsk_next(&g.v, c));) {
+			struct vsk_bytes h = in_flight(vsk_unread(c));
+			vsk_save_conn(&s, c, true, &h, &none);
+		}
+		assert_int_equal(vsk_save_end(&s, &len), cap < need ? -ENOSPC : 0);
+	}
+	struct vsk_save s;
+	vsk_save_begin(&s, &g.v, buf, sizeof(buf));
+	struct vsk_bytes big = { .p = { pattern }, .n = { VSK_FLIGHT_MAX + 1 } };
+	struct vsk_conn *c = vsk_next(&g.v, NULL);
+	struct vsk_bytes h = in_flight(vsk_unread(c));
+	vsk_save_conn(&s, c, true, &h, &big);
+	assert_int_equal(vsk_save_end(&s, &len), -EMSGSIZE);
+}
+
+static void test_not_kept_is_reset_on_arrival(void **state)
+{
+	(void)state;
+	struct rig a, b;
+	uint8_t buf[16384];
+	size_t len;
+	rig_init(&a);
+	guest_opens(&a);
+	a.p.src_port = 9;
+	guest_opens(&a);
+	struct vsk_save s;
+	vsk_save_begin(&s, &a.v, buf, sizeof(buf));
+	for (struct vsk_conn *c = NULL; (c = vsk_next(&a.v, c));)
+		vsk_save_conn(&s, c, c->guest_port == 9, &none, &none);
+	assert_int_equal(vsk_save_end(&s, &len), 0);
+	rig_init(&b);
+	struct vsk_load l;
+	struct vsk_bytes h, t;
+	assert_int_equal(vsk_load_begin(&l, &b.v, 0, buf, len), 0);
+	assert_int_equal(vsk_load_next(&l, &h, &t)->guest_port, 9);
+	assert_null(vsk_load_next(&l, &h, &t));
+	expect_op(&b, VSK_OP_RST);
+	assert_int_equal(b.sent.dst_port, GPORT);
+	expect_nothing(&b);
+	assert_int_equal(b.v.n_conns, 1);
+}
+
+static struct vsk_conn *loaded(struct rig *a, struct rig *b)
+{
+	uint8_t buf[16384];
+	size_t len = save(a, buf, sizeof(buf), 0);
+	struct vsk_load l;
+	struct vsk_bytes h, t;
+	rig_init(b);
+	assert_int_equal(vsk_load_begin(&l, &b->v, b->now, buf, len), 0);
+	return vsk_load_next(&l, &h, &t);
+}
+
+static void test_claim(void **state)
+{
+	(void)state;
+	struct rig a, b;
+	rig_init(&a);
+	guest_opens(&a);
+	struct vsk_conn *c = loaded(&a, &b);
+	vsk_resume(&b.v, 50000000);
+	assert_int_equal(vsk_deadline(&b.v), 50000000 + VSK_CLAIM_US);
+	guest(&b, VSK_OP_RW, 10, 0); /* the guest notices nothing */
+	assert_int_equal(b.ev.kind, VSK_EV_DATA);
+	assert_int_equal(vsk_claim(&b.v, 0, c), 0);
+	assert_int_equal(vsk_claim(&b.v, 0, c), -EALREADY);
+	assert_int_equal(vsk_deadline(&b.v), VSK_NEVER);
+
+	c = loaded(&a, &b);
+	vsk_resume(&b.v, 0);
+	assert_true(vsk_expire(&b.v, VSK_CLAIM_US, &b.ev));
+	expect_closed(&b, VSK_WHY_UNCLAIMED);
+	expect_op(&b, VSK_OP_RST);
+
+	host_shuts(&a, vsk_next(&a.v, NULL), VSK_SHUT_BOTH); /* only the guest's RST is missing */
+	c = loaded(&a, &b);
+	assert_int_equal(vsk_claim(&b.v, 0, c), -EALREADY);
+	assert_int_equal(vsk_deadline(&b.v), b.now + VSK_CLOSE_US);
+
+	rig_init(&a); /* ended by the guest while it waits for its owner, who had ended it before */
+	host_shuts(&a, guest_opens(&a), VSK_SHUT_SEND);
+	expect_op(&a, VSK_OP_SHUTDOWN);
+	c = loaded(&a, &b);
+	guest(&b, VSK_OP_SHUTDOWN, 0, VSK_SHUT_SEND);
+	expect_nothing(&b);
+	assert_int_equal(vsk_claim(&b.v, 0, c), 0);
+	assert_true(vsk_guest_ended(c));
+	expect_op(&b, VSK_OP_SHUTDOWN);
+	assert_int_equal(b.sent.flags, VSK_SHUT_BOTH);
+}
+
+static void test_pending_reset_event_moves(void **state)
+{
+	(void)state;
+	struct rig a, b;
+	rig_init(&a);
+	vsk_transport_reset(&a.v, 0, true);
+	assert_null(loaded(&a, &b));
+	assert_true(b.v.event_pending);
+	assert_int_equal(b.v.hold_until_us, b.now + VSK_HOLD_US);
+}
+
+static int try_load(const uint8_t *buf, size_t len)
+{
+	struct rig g;
+	struct vsk_load l;
+	rig_init(&g);
+	int r = vsk_load_begin(&l, &g.v, 0, buf, len);
+	if (r < 0) { /* E4.6: as if nothing had been */
+		assert_int_equal(g.v.n_conns, 0);
+		assert_int_equal(g.v.n_free, SLOTS);
+		assert_int_equal(g.v.next_port, VSK_HOST_PORT_MIN);
+		assert_false(vsk_wants_guest(&g.v));
+		assert_null(vsk_next(&g.v, NULL));
+	}
+	return r;
+}
+
+/* Changes one byte and makes the checksum right again. */
+static int try_changed(const uint8_t *buf, size_t len, size_t at, uint8_t value)
+{
+	uint8_t copy[16384];
+	memcpy(copy, buf, len);
+	copy[at] = value;
+	le32_to(copy + 24, 0);
+	le32_to(copy + 24, vsk_crc32c(0, copy, len));
+	return try_load(copy, len);
+}
+
+static void test_damaged_records_are_refused(void **state)
+{
+	(void)state;
+	struct rig g;
+	uint8_t buf[16384];
+	rig_fill(&g);
+	size_t len = save(&g, buf, sizeof(buf), 10);
+	assert_int_equal(try_load(buf, 0), -ENODATA); /* E4.9 */
+	for (size_t n = 1; n < len; n++)
+		assert_int_equal(try_load(buf, n), -EBADMSG);
+	for (size_t at = 0; at < len; at++) { /* every bit counts */
+		buf[at] ^= 0x10;
+		assert_int_equal(try_load(buf, len), -EBADMSG);
+		buf[at] ^= 0x10;
+	}
+	for (size_t at = 0; at < 700; at++) /* and with a right checksum nothing breaks */
+		for (int v = 0; v < 256; v += at < 160 ? 1 : 51)
+			try_changed(buf, len, at, (uint8_t)v);
+	assert_int_equal(try_load(buf, len), 0);
+}
+
+static void test_contradictions_are_refused(void **state)
+{
+	(void)state;
+	struct rig g;
+	uint8_t buf[16384];
+	rig_init(&g);
+	guest_opens(&g);
+	guest(&g, VSK_OP_RW, 4, 0);
+	size_t len = save(&g, buf, sizeof(buf), 4), b = 56 + 8; /* the connection's fields */
+	static const struct {
+		size_t at;
+		uint8_t value;
+		int error;
+	} cases[] = {
+		{ 64 + 64, 2, -EPROTONOSUPPORT }, /* seqpacket */
+		{ 64 + 66, 9, -EPROTONOSUPPORT }, /* state */
+		{ 64 + 66, 0, -EINVAL },
+		{ 64 + 66, 1, -EINVAL }, /* dialling with payload */
+		{ 64 + 67, 1, -EINVAL }, /* an RST that waits in an open connection */
+		{ 64 + 67, 8, -EINVAL }, /* SHUTDOWN without bits */
+		{ 64 + 68, 4, -EINVAL }, /* shut bits */
+		{ 64 + 69, 1, -EINVAL }, /* the host reads no more, yet bytes wait for it */
+		{ 64 + 69, 2, -EINVAL }, /* it sends no more, yet bytes wait for the guest */
+		{ 64 + 71, 1, -EPROTONOSUPPORT }, /* flags */
+		{ 64 + 20, 3, -EINVAL },          /* other end */
+		{ 64 + 32, 5, -EINVAL },          /* rx_cnt - fwd_cnt is not what is in flight */
+		{ 64 + 40, 9, -EINVAL },          /* fwd_cnt beyond rx_cnt */
+		{ 64 + 4, 5, -EINVAL },           /* lengths do not add up */
+		{ 64 + 0, 71, -EINVAL },
+		{ 64 + 55, 1, -EINVAL },         /* buf_alloc too large */
+		{ 56 + 0, 7, -EPROTONOSUPPORT }, /* unknown part that must be understood */
+		{ 56 + 4, 79, -EINVAL },         /* length of the part */
+		{ 28, 2, -EINVAL },              /* number of parts */
+		{ 12, 55, -EINVAL },             /* length of the head */
+		{ 10, 2, -EPROTONOSUPPORT },     /* oldest reader is newer than we are */
+		{ 8, 0, -EPROTONOSUPPORT },      /* older than we read */
+		{ 32, CID + 1, -EADDRNOTAVAIL },
+		{ 51, 0, -EINVAL },          /* port floor */
+		{ 52, 2, -EPROTONOSUPPORT }, /* flags */
+		{ 0, 'X', -EBADMSG },
+	};
+	assert_int_equal(buf[b + 66], VSK_OPEN);
+	for (size_t i = 0; i < HF_ARRAY_SIZE(cases); i++)
+		if (try_changed(buf, len, cases[i].at, cases[i].value) != cases[i].error)
+			fail_msg("byte %zu = %u: not error %d", cases[i].at, cases[i].value,
+				cases[i].error);
+	assert_int_equal(
+		try_changed(buf, len, 8, 200), 0); /* newer, and says that we can read it */
+}
+
+static void test_later_additions_are_stepped_over(void **state)
+{
+	(void)state;
+	struct rig a, b;
+	uint8_t buf[16384], more[16384] = { 0 };
+	rig_init(&a);
+	guest_opens(&a);
+	guest(&a, VSK_OP_RW, 4, 0);
+	size_t len = save(&a, buf, sizeof(buf), 0);
+	size_t n = 0;
+	memcpy(more, buf, 56); /* the head grows by 8 */
+	n = 64;
+	memcpy(more + n, buf + 56, 8 + 72); /* the connection's fields by 4 */
+	le32_to(more + n + 4, 72 + 4 + 4);
+	le32_to(more + n + 8, 76);
+	n += 8 + 76;
+	memcpy(more + n, buf + 56 + 8 + 72, 4);
+	n += 4;
+	le16_to(more + n, 500); /* a part of a kind that is not known, and need not be */
+	le32_to(more + n + 4, 3);
+	n += 8 + 3;
+	assert_int_equal(len, 56 + 8 + 72 + 4);
+	le16_to(more + 8, 2);
+	le32_to(more + 12, 64);
+	le64_to(more + 16, n);
+	le32_to(more + 28, 2);
+	le32_to(more + 24, 0);
+	le32_to(more + 24, vsk_crc32c(0, more, n));
+	rig_init(&b);
+	struct vsk_load l;
+	struct vsk_bytes h, t;
+	assert_int_equal(vsk_load_begin(&l, &b.v, 0, more, n), 0);
+	same(&b, vsk_next(&a.v, NULL));
+	assert_non_null(vsk_load_next(&l, &h, &t));
+	assert_int_equal(h.n[0], 4);
+	assert_memory_equal(h.p[0], pattern, 4);
+}
+
+static void test_no_room_no_duplicates_no_second_load(void **state)
+{
+	(void)state;
+	struct rig a, b;
+	uint8_t buf[16384];
+	rig_init(&a);
+	guest_opens(&a);
+	a.p.src_port = 2;
+	guest_opens(&a);
+	size_t len = save(&a, buf, sizeof(buf), 0);
+	struct vsk_record_info info;
+	assert_int_equal(vsk_record_info(buf, len, &info), 0);
+	assert_int_equal(info.n_conns, 2);
+	assert_int_equal(info.guest_cid, CID);
+	assert_int_equal(info.version, 1);
+	struct vsk_load l;
+	assert_int_equal(vsk_load_begin(&l, &a.v, 0, buf, len), -EBUSY);
+
+	const struct vsk_config cfg = { .guest_cid = CID, .buf_alloc = BUF };
+	rig_init(&b);
+	vsk_init(&b.v, &cfg, b.buckets, 4);
+	vsk_give_slots(&b.v, b.slots, 1, sizeof(b.slots[0]));
+	assert_int_equal(vsk_load_begin(&l, &b.v, 0, buf, len), -ENOBUFS);
+	assert_int_equal(b.v.n_free, 1);
+
+	memcpy(buf + 56 + 80, buf + 56, 80); /* the same connection twice */
+	assert_int_equal(try_changed(buf, len, 0, buf[0]), -EINVAL);
+}
+
+static void test_checksum(void **state)
+{
+	(void)state;
+	assert_int_equal(vsk_crc32c(0, "123456789", 9), 0xe3069283);
+	uint8_t zero[32] = { 0 };
+	assert_int_equal(vsk_crc32c(0, zero, 32), 0x8a9136aa);
+	for (size_t cut = 0; cut <= 32; cut++)
+		assert_int_equal(vsk_crc32c(vsk_crc32c(0, pattern, cut), pattern + cut, 32 - cut),
+			vsk_crc32c(0, pattern, 32));
+}
+
+static int write_golden(void)
+{
+	struct rig g;
+	uint8_t buf[16384];
+	char path[4096];
+	rig_fill(&g);
+	size_t len = save(&g, buf, sizeof(buf), 100);
+	snprintf(path, sizeof(path), "%s/record-v1.bin", folder);
+	FILE *f = fopen(path, "wb");
+	return f && fwrite(buf, 1, len, f) == len && fclose(f) == 0 ? 0 : 1;
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_round_trip),
+		cmocka_unit_test(test_golden_file_of_version_1),
+		cmocka_unit_test(test_idle_connections_are_small),
+		cmocka_unit_test(test_save_that_does_not_fit),
+		cmocka_unit_test(test_not_kept_is_reset_on_arrival),
+		cmocka_unit_test(test_claim),
+		cmocka_unit_test(test_pending_reset_event_moves),
+		cmocka_unit_test(test_damaged_records_are_refused),
+		cmocka_unit_test(test_contradictions_are_refused),
+		cmocka_unit_test(test_later_additions_are_stepped_over),
+		cmocka_unit_test(test_no_room_no_duplicates_no_second_load),
+		cmocka_unit_test(test_checksum),
+	};
+	for (size_t i = 0; i < sizeof(pattern); i++)
+		pattern[i] = (uint8_t)(i * 7 + i / 251);
+	folder = argc > 1 ? argv[1] : ".";
+	if (argc > 2 && strcmp(argv[2], "--write") == 0)
+		return write_golden();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
