@@ -34,6 +34,11 @@ def main(*tests):
     """Runs the test functions, each in a world of its own; or only those named on the command line."""
     status = 0
     wanted = sys.argv[1:]
+    try:
+        print(subprocess.run([qemu_binary(), "--version"], capture_output=True, text=True).stdout.splitlines()[0])
+    except Skip as why:
+        print(why)
+        sys.exit(77)
     for test in tests:
         if wanted and test.__name__ not in wanted:
             continue
@@ -235,7 +240,18 @@ class Qmp:
 
 
 def qemu_binary():
-    return os.environ.get("HOLDFAST_QEMU") or need_program("qemu-system-x86_64", "qemu-system-x86")
+    """The QEMU that HOLDFAST_QEMU names, or that of the Debian suite HOLDFAST_SUITE, or this machine's."""
+    suite = os.environ.get("HOLDFAST_SUITE")
+    if os.environ.get("HOLDFAST_QEMU"):
+        return os.environ["HOLDFAST_QEMU"]
+    if not suite:
+        return need_program("qemu-system-x86_64", "qemu-system-x86")
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    folder = cache / f"holdfast/qemu-{suite}"
+    run = subprocess.run([SOURCE / "tools/foreign-qemu", suite, folder], stderr=subprocess.PIPE, text=True)
+    if run.returncode:
+        raise Skip(run.stderr.strip()) if run.returncode == 77 else RuntimeError(run.stderr.strip())
+    return str(folder / "qemu-system-x86_64")
 
 
 def qemu_argv(world, name, device_socket, image=None, memory="256M", module=f"{MODULE},mode=seamless", append="",
