@@ -56,7 +56,8 @@ static int message(struct vhu *v, const uint8_t **data, size_t *size)
 		int fds[VHU_FDS_MAX];
 		vhu_room(v, &room, &n);
 		hf_assert(n > 0 && (uint8_t *)room + n <= v->in + sizeof(v->in));
-		n = HF_MIN(HF_MIN(n, step), *size);
+		n = HF_MIN(n, step);
+		n = HF_MIN(n, *size);
 		if (n == 0 && *size == 0)
 			return -ENODATA;
 		memcpy(room, *data, n);
