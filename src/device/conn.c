@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * conn.c - host sockets of connections.
+ *
+ * Sockets are watched edge-triggered, once, for everything. Readable: the engine is told and asks
+ * for data when the guest has room for it. Writable: what waits in the ring to_host goes out first.
+ * The ring's memory is taken when it is first needed and given back with the connection; its length
+ * is what the engine calls unread, so the credit given to the guest bounds it.
+ */
+#include "base/fd.h"
+#include "base/log.h"
+#include "vm.h"
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+struct dev_conn *dev_conn_at(const struct dev_vm *vm, size_t slot)
+{
+	if (slot >= vm->n_chunks * DEV_CONNS_CHUNK)
+		return NULL;
+	return &vm->chunk[slot / DEV_CONNS_CHUNK][slot % DEV_CONNS_CHUNK];
+}
+
+static void log_conn(const struct dev_vm *vm, const struct dev_conn *c, const char *what)
+{
+	hf_debug("vm %s: conn %u:%u<-%u:%u: %s", vm->opt->name, c->core.peer_cid, c->core.host_port,
+		vm->opt->guest_cid, c->core.guest_port, what);
+}
+
+static void ring_free(struct hf_ring *r)
+{
+	free(r->buf);
+	hf_ring_init(r, NULL, 0);
+}
+
+int dev_conn_reserve(struct hf_ring *r, size_t room)
+{
+	if (hf_ring_room(r) >= room)
+		return 0;
+	size_t cap = 4096;
+	while (cap < hf_ring_len(r) + room)
+		cap *= 2;
+	void *p = malloc(cap);
+	if (!p)
+		return -ENOMEM;
+	struct hf_ring bigger;
+	hf_ring_init(&bigger, p, cap);
+	size_t n = hf_ring_get(r, p, hf_ring_len(r));
+	hf_ring_produced(&bigger, n);
+	free(r->buf);
+	*r = bigger;
+	return 0;
+}
+
+int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd)
+{
+	c->fd = fd;
+	c->hup = false;
+	int r = dev_loop_watch(vm->loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+		dev_vm_tag(vm, DEV_ON_CONN, c->slot, c->core.gen));
+	if (r < 0)
+		dev_loop_close(vm->loop, &c->fd);
+	return r;
+}
+
+void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
+{
+	if (c->dialling)
+		hf_list_remove(&c->dial_node);
+	c->dialling = false;
+	dev_loop_close(vm->loop, &c->fd);
+	ring_free(&c->to_host);
+	ring_free(&c->to_guest);
+	vsk_release(&vm->vsk, &c->core);
+}
+
+/* The host reads (RCV) or writes (SEND) no more. What waits for one who does not read is void. The
+ * connection may be freed afterwards. */
+static void host_shut(struct dev_vm *vm, struct dev_conn *c, uint8_t bits)
+{
+	struct vsk_ev ev;
+	if (bits & VSK_SHUT_RCV)
+		ring_free(&c->to_host);
+	vsk_host_shutdown(&vm->vsk, vm->loop->now_us, &c->core, bits, &ev);
+	dev_conn_handle(vm, &ev);
+	if (c->core.held_by_device && c->core.host_shut == VSK_SHUT_BOTH)
+		dev_loop_close(vm->loop, &c->fd);
+}
+
+static ssize_t send_iov(int fd, struct iovec *iov, size_t n_iov)
+{
+	struct msghdr mh = { .msg_iov = iov, .msg_iovlen = n_iov };
+	ssize_t n;
+	do
+		n = sendmsg(fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
+static void took(struct dev_vm *vm, struct dev_conn *c, size_t n)
+{
+	struct vsk_ev ev;
+	vsk_host_took(&vm->vsk, vm->loop->now_us, &c->core, (uint32_t)n, &ev);
+	dev_conn_handle(vm, &ev);
+}
+
+/* Sends what waits for the host. A closed connection is freed when nothing waits any more. */
+static void flush(struct dev_vm *vm, struct dev_conn *c)
+{
+	while (hf_ring_len(&c->to_host) > 0 && c->fd >= 0) {
+		struct iovec iov[2];
+		int k = hf_ring_read_iov(&c->to_host, iov);
+		ssize_t n = send_iov(c->fd, iov, (size_t)k);
+		if (n == -EAGAIN)
+			return;
+		bool closed = c->core.state == VSK_CLOSED;
+		if (n < 0 && closed) {
+			ring_free(&c->to_host);
+		} else if (n < 0) {
+			host_shut(vm, c, VSK_SHUT_RCV);
+		} else {
+			hf_ring_consumed(&c->to_host, (size_t)n);
+			if (!closed)
+				took(vm, c, (size_t)n);
+		}
+		if (!c->core.held_by_device)
+			return; /* that was its end */
+	}
+	if (c->core.state == VSK_CLOSED && hf_ring_len(&c->to_host) == 0)
+		dev_conn_finish(vm, c);
+}
+
+/* Drops the connection for want of memory: the only way to keep what was promised. */
+static void reset_for_memory(struct dev_vm *vm, struct dev_conn *c)
+{
+	hf_warn("vm %s: conn %u<-%u: reset: out of memory", vm->opt->name, c->core.host_port,
+		c->core.guest_port);
+	vsk_host_reset(&vm->vsk, &c->core);
+	dev_conn_finish(vm, c);
+}
+
+/* Puts the rest of the payload, from byte `off` on, into the ring. */
+static void keep(
+	struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov, size_t off)
+{
+	if (!c->to_host.buf && dev_conn_reserve(&c->to_host, c->core.buf_alloc) < 0) {
+		reset_for_memory(vm, c);
+		return;
+	}
+	for (size_t i = 0; i < n_iov; i++) {
+		if (off >= iov[i].iov_len) {
+			off -= iov[i].iov_len;
+			continue;
+		}
+		size_t n = iov[i].iov_len - off;
+		size_t put = hf_ring_put(&c->to_host, (uint8_t *)iov[i].iov_base + off, n);
+		hf_assert(put == n); /* the engine refuses what is over the credit */
+		off = 0;
+	}
+}
+
+void dev_conn_deliver(
+	struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov, size_t len)
+{
+	ssize_t n = 0;
+	if (c->fd >= 0 && hf_ring_len(&c->to_host) == 0)
+		n = send_iov(c->fd, (struct iovec *)iov, n_iov);
+	if (n < 0 && n != -EAGAIN) {
+		host_shut(vm, c, VSK_SHUT_RCV);
+		return;
+	}
+	if (n == -EAGAIN)
+		n = 0;
+	if ((size_t)n < len)
+		keep(vm, c, iov, n_iov, (size_t)n);
+	if (n > 0 && c->core.state != VSK_CLOSED)
+		took(vm, c, (size_t)n);
+}
+
+ssize_t dev_conn_read(struct dev_conn *c, const struct iovec *iov, size_t n_iov)
+{
+	if (hf_ring_len(&c->to_guest) > 0) {
+		size_t sum = 0;
+		for (size_t i = 0; i < n_iov; i++)
+			sum += hf_ring_get(&c->to_guest, iov[i].iov_base, iov[i].iov_len);
+		return (ssize_t)sum;
+	}
+	ring_free(&c->to_guest);
+	if (c->fd < 0)
+		return -EAGAIN; /* nobody has claimed it yet */
+	ssize_t n;
+	do
+		n = readv(c->fd, iov, (int)n_iov);
+	while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
+void dev_conn_ended(struct dev_vm *vm, struct dev_conn *c)
+{
+	host_shut(vm, c, c->hup ? VSK_SHUT_BOTH : VSK_SHUT_SEND);
+}
+
+void dev_conn_failed(struct dev_vm *vm, struct dev_conn *c, int error)
+{
+	log_conn(vm, c, strerror(-error));
+	vsk_host_reset(&vm->vsk, &c->core);
+	dev_conn_finish(vm, c);
+}
+
+/* What the socket says now, whichever way we learnt it. */
+static void look(struct dev_vm *vm, struct dev_conn *c)
+{
+	if (c->core.state == VSK_CLOSED) {
+		if (c->hup)
+			ring_free(&c->to_host); /* nobody is left to take it */
+		flush(vm, c);
+		return;
+	}
+	if (c->core.state == VSK_ASKING && c->hup) {
+		log_conn(vm, c, "the client left before the guest answered");
+		vsk_host_reset(&vm->vsk, &c->core);
+		dev_conn_finish(vm, c);
+		return;
+	}
+	vsk_host_readable(&vm->vsk, &c->core);
+	/* Where no read will find it out, the hang-up itself says that the host is gone. */
+	if (c->hup && (c->core.host_shut & VSK_SHUT_SEND))
+		host_shut(vm, c, VSK_SHUT_RCV);
+	else if (c->hup && (c->core.guest_shut & VSK_SHUT_RCV))
+		host_shut(vm, c, VSK_SHUT_BOTH);
+	else
+		flush(vm, c);
+}
+
+void dev_conn_on_event(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
+{
+	struct dev_conn *c = dev_conn_at(vm, tag.slot);
+	if (!c || c->core.gen != tag.gen || c->fd < 0)
+		return;
+	if (events & (EPOLLHUP | EPOLLERR))
+		c->hup = true;
+	if (!vm->frozen || c->core.state == VSK_CLOSED) /* a closed one is in no record */
+		look(vm, c);
+}
+
+void dev_conn_thaw(struct dev_vm *vm, struct dev_conn *c)
+{
+	if (c->fd >= 0)
+		look(vm, c);
+}
+
+static void on_connected(struct dev_vm *vm, struct dev_conn *c)
+{
+	char line[32];
+	int n = snprintf(line, sizeof(line), "OK %u\n", c->core.host_port);
+	struct iovec iov = { .iov_base = line, .iov_len = (size_t)n };
+	log_conn(vm, c, "connected");
+	if (c->fd < 0 || send_iov(c->fd, &iov, 1) != n) {
+		vsk_host_reset(&vm->vsk, &c->core);
+		dev_conn_finish(vm, c);
+		return;
+	}
+	vsk_host_readable(&vm->vsk, &c->core);
+}
+
+/* The flow is over for the guest. What it had sent before is still the host's. */
+static void on_closed(struct dev_vm *vm, struct dev_conn *c, enum vsk_why why)
+{
+	log_conn(vm, c, vsk_why_name(why));
+	if (why != VSK_WHY_CLEAN && why != VSK_WHY_GUEST_RST)
+		ring_free(&c->to_host);
+	flush(vm, c);
+	if (c->core.held_by_device && c->fd < 0)
+		dev_conn_finish(vm, c); /* lingering needs somebody to linger for */
+}
+
+void dev_conn_handle(struct dev_vm *vm, const struct vsk_ev *ev)
+{
+	if (ev->kind == VSK_EV_NONE)
+		return;
+	struct dev_conn *c = dev_conn_of(ev->conn);
+	switch (ev->kind) {
+	case VSK_EV_DIAL:
+		dev_unix_dial(vm, c);
+		break;
+	case VSK_EV_CONNECTED:
+		on_connected(vm, c);
+		break;
+	case VSK_EV_END:
+		if (c->fd >= 0)
+			(void)shutdown(c->fd, SHUT_WR); /* fails only when it is over anyway */
+		break;
+	case VSK_EV_DEAF:
+		if (c->fd >= 0)
+			(void)shutdown(c->fd, SHUT_RD); /* likewise */
+		break;
+	case VSK_EV_CLOSED:
+		on_closed(vm, c, ev->why);
+		break;
+	case VSK_EV_NONE:
+	case VSK_EV_DATA: /* dev_ring_tx() keeps the chain at hand and delivers itself */
+		break;
+	}
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * control.h - the control socket: JSON, one object per line (docs/control.md).
+ *
+ * A client has one request in work at a time: no further line is read until its answer has been
+ * sent whole, so neither buffer of a client grows beyond one line and one answer. A descriptor that
+ * a client sends waits for its next request that takes one; at most one waits.
+ */
+#ifndef DEVICE_CONTROL_H
+#define DEVICE_CONTROL_H
+
+#include "loop.h"
+
+#define DEV_CLIENTS_MAX      16
+#define DEV_CONTROL_LINE_MAX (1U << 20)
+
+struct dev_daemon;
+
+struct dev_client {
+	int fd; /* -1: the slot is free */
+	uint32_t gen;
+	char *in; /* what was received and is not yet handled */
+	size_t in_len, in_cap;
+	int in_fd; /* sent by the client, waits for a request; -1: none */
+	char *out; /* the answer under way; NULL: none */
+	size_t out_len, out_sent;
+	int out_fd;   /* goes with the first byte of the answer; -1: none */
+	bool closing; /* closed when the answer is out */
+};
+
+struct dev_control {
+	struct dev_daemon *daemon;
+	char *path;
+	int listen_fd; /* -1: no control socket */
+	bool full;     /* the listener waits for a slot or a descriptor, until retry_us */
+	uint64_t retry_us;
+	struct dev_client client[DEV_CLIENTS_MAX];
+};
+
+int dev_control_open(struct dev_control *c, struct dev_daemon *daemon, const char *path);
+void dev_control_close(struct dev_control *c);
+void dev_control_on_listen(struct dev_control *c);
+void dev_control_on_client(struct dev_control *c, struct dev_tag tag);
+
+/* Takes clients again after there was no room or no descriptor for them. Returns as on_turn. */
+uint64_t dev_control_turn(struct dev_control *c);
+
+#endif

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/* daemon.h - what the whole process shares. */
+#ifndef DEVICE_DAEMON_H
+#define DEVICE_DAEMON_H
+
+#include "control.h"
+#include "loop.h"
+#include "options.h"
+
+#define DEV_RETRY_US 100000 /* a listener that ran out of descriptors is tried again */
+
+struct dev_daemon {
+	struct dev_loop loop;
+	struct dev_options opt;
+	struct dev_vm *vm[DEV_VMS_MAX];
+	size_t n_vms;
+	struct dev_control control;
+};
+
+#endif

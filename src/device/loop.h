@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * loop.h - one epoll set for every descriptor of the daemon, hung in libuv as a single handle.
+ *
+ * libuv brings signals, the timer and the turn; the set of our own can be edge-triggered, so that a
+ * connection costs no system call to wait for. What stands in the kernel is a tag, never a pointer:
+ * the owner compares its generation and drops a late event of a slot that is somebody else's now.
+ *
+ * A turn: events are dispatched, then the owner's turn function does the work that they announced
+ * and says when it wants to be called again.
+ */
+#ifndef DEVICE_LOOP_H
+#define DEVICE_LOOP_H
+
+#include "base/base.h"
+#include <assert.h>
+#include <sys/epoll.h>
+#include <uv.h>
+
+enum dev_what {
+	DEV_ON_CONTROL_LISTEN,
+	DEV_ON_CONTROL, /* slot: client */
+	DEV_ON_FRONT_LISTEN,
+	DEV_ON_FRONT,
+	DEV_ON_HOST_LISTEN,
+	DEV_ON_HELLO,    /* slot: hello */
+	DEV_ON_KICK,     /* slot: queue */
+	DEV_ON_CONN,     /* slot: connection */
+	DEV_ON_TRANSFER, /* pipe of a device state transfer */
+};
+
+struct dev_tag {
+	uint8_t what;
+	uint8_t vm;
+	uint16_t slot;
+	uint32_t gen;
+};
+static_assert(sizeof(struct dev_tag) == sizeof(uint64_t), "a tag is what epoll keeps for us");
+
+struct dev_loop {
+	uv_loop_t uv;
+	uv_poll_t poll;
+	uv_timer_t timer;
+	uv_idle_t idle;
+	int epfd;
+	uint64_t now_us;
+	void *owner;
+	void (*on_event)(void *owner, struct dev_tag tag, uint32_t events);
+	/* Returns the time (us) of the next call at the latest; 0: at once; UINT64_MAX: none. */
+	uint64_t (*on_turn)(void *owner);
+};
+
+int dev_loop_init(struct dev_loop *l);
+void dev_loop_done(struct dev_loop *l);
+void dev_loop_run(struct dev_loop *l); /* until dev_loop_stop */
+void dev_loop_stop(struct dev_loop *l);
+
+/* Watches the descriptor, or changes what is watched of it. 0 or -errno. */
+int dev_loop_watch(struct dev_loop *l, int fd, uint32_t events, struct dev_tag tag);
+
+/* Ends the watch and closes. Closing alone is not enough where a peer holds the same description
+ * (an eventfd of the VMM): the kernel would go on reporting it. -1 is accepted. */
+void dev_loop_close(struct dev_loop *l, int *fd);
+void dev_loop_forget(struct dev_loop *l, int fd);
+
+#endif

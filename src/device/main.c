@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+/* main.c - holdfastd: start, signals, end. */
+#include "base/log.h"
+#include "daemon.h"
+#include "map.h"
+#include "vm.h"
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+enum { EXIT_USAGE = 2 };
+
+static void on_event(void *owner, struct dev_tag tag, uint32_t events)
+{
+	struct dev_daemon *d = owner;
+	if (tag.what == DEV_ON_CONTROL_LISTEN)
+		dev_control_on_listen(&d->control);
+	else if (tag.what == DEV_ON_CONTROL)
+		dev_control_on_client(&d->control, tag);
+	else
+		dev_vm_on_event(d->vm[tag.vm], tag, events);
+}
+
+static uint64_t on_turn(void *owner)
+{
+	struct dev_daemon *d = owner;
+	uint64_t next_us = dev_control_turn(&d->control);
+	size_t ended = 0;
+	for (size_t i = 0; i < d->n_vms; i++) {
+		next_us = HF_MIN(next_us, dev_vm_turn(d->vm[i]));
+		ended += d->vm[i]->ended;
+	}
+	if (ended == d->n_vms)
+		dev_loop_stop(&d->loop);
+	return next_us;
+}
+
+static void on_signal(uv_signal_t *s, int number)
+{
+	hf_info("ending on signal %d", number);
+	dev_loop_stop(s->data);
+}
+
+/* One descriptor per connection: take as many as the system lets us. */
+static void raise_fd_limit(void)
+{
+	struct rlimit rl;
+	if (getrlimit(RLIMIT_NOFILE, &rl) < 0)
+		return;
+	rl.rlim_cur = rl.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &rl) < 0)
+		hf_warn("cannot raise the limit of descriptors to %llu: %s",
+			(unsigned long long)rl.rlim_max, strerror(errno));
+}
+
+static int start(struct dev_daemon *d, struct hf_err *reterr)
+{
+	d->loop.owner = d;
+	d->loop.on_event = on_event;
+	d->loop.on_turn = on_turn;
+	for (size_t i = 0; i < d->opt.n_vms; i++) {
+		int r = dev_vm_new(d, &d->opt.vm[i], (uint8_t)i, &d->vm[i], reterr);
+		if (r < 0)
+			return r;
+		d->n_vms++;
+	}
+	int r = dev_control_open(&d->control, d, d->opt.control);
+	if (r < 0)
+		return hf_err_set(
+			reterr, r, "control %s: cannot listen: %s", d->opt.control, strerror(-r));
+	return 0;
+}
+
+static int run(struct dev_daemon *d)
+{
+	uv_signal_t term, intr;
+	struct hf_err err = { 0 };
+	raise_fd_limit();
+	(void)signal(SIGPIPE, SIG_IGN); /* fails only for a bad number */
+	int r = dev_map_setup();
+	if (r == 0)
+		r = dev_loop_init(&d->loop);
+	if (r < 0) {
+		hf_error("cannot start: %s", strerror(-r));
+		return EXIT_FAILURE;
+	}
+	(void)uv_signal_init(&d->loop.uv, &term); /* this and the next fail only without memory */
+	(void)uv_signal_init(&d->loop.uv, &intr);
+	term.data = intr.data = &d->loop;
+	(void)uv_signal_start(&term, on_signal, SIGTERM); /* fails only for a bad number */
+	(void)uv_signal_start(&intr, on_signal, SIGINT);
+	r = start(d, &err);
+	if (r < 0)
+		hf_error("%s", err.text);
+	else
+		dev_loop_run(&d->loop);
+
+	dev_control_close(&d->control);
+	for (size_t i = 0; i < d->n_vms; i++)
+		dev_vm_free(d->vm[i]);
+	dev_loop_done(&d->loop);
+	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv)
+{
+	static struct dev_daemon d = { .control.listen_fd = -1 };
+	struct hf_err err = { 0 };
+	hf_log_setup("holdfastd", 2, HF_LOG_INFO, HF_LOG_TEXT);
+	if (dev_options_parse(&d.opt, argc, argv, &err) < 0) {
+		hf_error("%s", err.text);
+		return EXIT_USAGE;
+	}
+	hf_log_setup("holdfastd", 2, d.opt.log_level, d.opt.log_format);
+	switch (d.opt.action) {
+	case DEV_HELP:
+		return fputs(dev_options_help, stdout) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	case DEV_VERSION:
+		return puts("holdfastd " HF_VERSION) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	case DEV_CAPABILITIES:
+		return fputs(dev_options_capabilities, stdout) < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	case DEV_RUN:
+		break;
+	}
+	return run(&d);
+}

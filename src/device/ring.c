@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ring.c - packets between the guest's queues and the engine.
+ *
+ * tx: many chains are taken at one look at the index; each header goes to the engine, payload goes
+ * from guest memory to the host socket. All of them are given back with one store of the used index
+ * and at most one notification.
+ *
+ * rx: buffers are taken as they are needed. Payload is read from a host socket straight into as
+ * many guest buffers as the engine allows, with one readv(2); each buffer gets a header of its own.
+ *
+ * Both look again after asking for a kick, so that none is missed (D2.3).
+ */
+#include "base/fd.h"
+#include "base/log.h"
+#include "vm.h"
+#include <errno.h>
+#include <string.h>
+
+#define BATCH     64  /* chains in work at once */
+#define READ_MAX  32  /* guest buffers that one read may fill */
+#define TX_BUDGET 512 /* chains per turn */
+#define RX_BUDGET 512
+
+/* Used by one queue at a time; too big for the stack. */
+static struct vq_chain chains[BATCH];
+static struct iovec iovs[2 * VQ_CHAIN_IOV_MAX];
+
+static void notify(struct dev_vm *vm, struct dev_queue *q)
+{
+	static const uint64_t one = 1;
+	if (!vq_must_notify(&q->vq) || q->call < 0)
+		return;
+	if (write(q->call, &one, sizeof(one)) < 0 && errno != EAGAIN) {
+		hf_warn("vm %s: cannot notify the guest: %s", vm->opt->name, strerror(errno));
+		dev_loop_close(vm->loop, &q->call);
+	}
+}
+
+/* A driver that breaks its queue has no device until it resets it. */
+static void broken(struct dev_vm *vm, struct dev_queue *q)
+{
+	hf_error("vm %s: queue %d: the driver broke it: %s; the device waits for a reset",
+		vm->opt->name, (int)(q - vm->q), vq_broken_text(q->vq.broken));
+	vm->running = false;
+	dev_vm_drop_all(vm);
+}
+
+/* ---- guest to host ---- */
+
+/* One packet; -ENOSPC when the engine cannot take it now. */
+static int tx_packet(struct dev_vm *vm, const struct vq_chain *c)
+{
+	uint8_t hdr[VSK_HDR_BYTES];
+	struct iovec part[VQ_CHAIN_IOV_MAX];
+	struct vsk_ev ev;
+	if (vq_read(c, 0, hdr, sizeof(hdr)) < sizeof(hdr))
+		return -EBADMSG;
+	if (vm->vsk.n_free == 0)
+		(void)dev_vm_reserve_slots(vm, 1); /* without one the engine answers RST */
+	int r = vsk_from_guest(&vm->vsk, vm->loop->now_us, hdr, c->out_len - sizeof(hdr), &ev);
+	if (r < 0)
+		return r;
+	if (ev.kind != VSK_EV_DATA) {
+		dev_conn_handle(vm, &ev);
+		return 0;
+	}
+	size_t k = vq_iov_slice(c->iov, c->n_out, sizeof(hdr), ev.len, part, HF_ARRAY_SIZE(part));
+	dev_conn_deliver(vm, dev_conn_of(ev.conn), part, k, ev.len);
+	return 0;
+}
+
+bool dev_ring_tx(struct dev_vm *vm)
+{
+	struct dev_queue *q = &vm->q[DEV_TX];
+	size_t budget = TX_BUDGET;
+	vq_disarm(&q->vq);
+	while (budget > 0 && !vm->tx_blocked) {
+		int n = vq_pop(
+			&q->vq, chains, HF_MIN(budget, (size_t)BATCH), iovs, HF_ARRAY_SIZE(iovs));
+		if (n < 0) {
+			broken(vm, q);
+			return false;
+		}
+		if (n == 0) {
+			if (vq_arm(&q->vq))
+				continue;
+			q->ready = false;
+			break;
+		}
+		int done = 0;
+		for (; done < n && !vm->tx_blocked; done++)
+			if (tx_packet(vm, &chains[done]) == -ENOSPC) {
+				vm->tx_blocked = true;
+				break;
+			}
+		vq_unpop(&q->vq, (size_t)(n - done));
+		vq_push(&q->vq, chains, (size_t)done);
+		budget -= (size_t)done;
+	}
+	notify(vm, q);
+	return q->ready && !vm->tx_blocked;
+}
+
+/* ---- host to guest ---- */
+
+/* Buffers that were taken: [done, popped) are at hand, [0, done) are filled and not yet given back.
+ */
+struct rx {
+	struct vq *vq;
+	size_t done, popped, n_iov;
+	bool dry; /* the queue has no more */
+	bool broken;
+};
+
+/* Makes k buffers be at hand, or as many as there are; returns how many. */
+static size_t rx_have(struct rx *rx, size_t k)
+{
+	size_t at_hand = rx->popped - rx->done;
+	size_t want = HF_MIN(k, BATCH - rx->done);
+	size_t room = HF_ARRAY_SIZE(iovs) - rx->n_iov;
+	if (at_hand >= want || rx->dry || room < VQ_CHAIN_IOV_MAX)
+		return HF_MIN(at_hand, want);
+	int n = vq_pop(rx->vq, &chains[rx->popped], want - at_hand, &iovs[rx->n_iov], room);
+	rx->broken = n < 0;
+	rx->dry = n <= 0;
+	for (int i = 0; i < n; i++) {
+		struct vq_chain *c = &chains[rx->popped++];
+		rx->n_iov += (size_t)c->n_out + c->n_in;
+	}
+	return HF_MIN(rx->popped - rx->done, want);
+}
+
+static void rx_give_back(struct rx *rx)
+{
+	vq_unpop(rx->vq, rx->popped - rx->done);
+	vq_push(rx->vq, chains, rx->done);
+	rx->done = rx->popped = rx->n_iov = 0;
+	rx->dry = false;
+}
+
+/* A buffer that takes no header and a byte is the driver's mistake: it comes back empty. */
+static bool rx_usable(struct rx *rx)
+{
+	while (rx_have(rx, 1) > 0) {
+		if (chains[rx->done].in_len > VSK_HDR_BYTES)
+			return true;
+		rx->done++;
+		if (rx->done == BATCH)
+			rx_give_back(rx);
+	}
+	return false;
+}
+
+/* Payload space of the buffers at hand, at most `max` bytes of at most READ_MAX buffers. */
+static size_t rx_room(
+	struct rx *rx, size_t max, struct iovec *ret_iov, size_t cap, size_t *ret_n_iov)
+{
+	size_t room = 0, n_iov = 0;
+	for (size_t i = 0; i < READ_MAX && room < max && rx_have(rx, i + 1) > i; i++) {
+		struct vq_chain *c = &chains[rx->done + i];
+		if (c->in_len <= VSK_HDR_BYTES || (i > 0 && n_iov + c->n_in > cap))
+			break;
+		size_t n = HF_MIN((size_t)c->in_len - VSK_HDR_BYTES, max - room);
+		n_iov += vq_iov_slice(
+			vq_chain_in(c), c->n_in, VSK_HDR_BYTES, n, ret_iov + n_iov, cap - n_iov);
+		room += n;
+	}
+	*ret_n_iov = n_iov;
+	return room;
+}
+
+/* n bytes were read into the buffers at hand: each gets its header and its length. */
+static void rx_fill(struct dev_vm *vm, struct rx *rx, struct dev_conn *conn, size_t n)
+{
+	uint8_t hdr[VSK_HDR_BYTES];
+	while (n > 0) {
+		struct vq_chain *c = &chains[rx->done++];
+		struct iovec part[VQ_CHAIN_IOV_MAX];
+		size_t here = HF_MIN(n, (size_t)c->in_len - VSK_HDR_BYTES);
+		size_t k = vq_iov_slice(
+			vq_chain_in(c), c->n_in, VSK_HDR_BYTES, here, part, HF_ARRAY_SIZE(part));
+		vq_wrote(rx->vq, part, k, here);
+		vsk_data(&vm->vsk, &conn->core, (uint32_t)here, hdr);
+		(void)vq_write(rx->vq, c, 0, hdr, sizeof(hdr)); /* fits: the buffer is usable */
+		c->written = (uint32_t)(sizeof(hdr) + here);
+		n -= here;
+	}
+}
+
+static void rx_data(struct dev_vm *vm, struct rx *rx, const struct vsk_out *out)
+{
+	static struct iovec part[VQ_CHAIN_IOV_MAX];
+	struct dev_conn *c = dev_conn_of(out->conn);
+	size_t n_part;
+	(void)rx_room(rx, out->max, part, HF_ARRAY_SIZE(part), &n_part); /* a usable one is there */
+	ssize_t n = dev_conn_read(c, part, n_part);
+	if (n > 0)
+		rx_fill(vm, rx, c, (size_t)n);
+	else if (n == 0)
+		dev_conn_ended(vm, c);
+	else if (n == -EAGAIN)
+		vsk_host_idle(&vm->vsk, &c->core);
+	else
+		dev_conn_failed(vm, c, (int)n);
+}
+
+bool dev_ring_rx(struct dev_vm *vm)
+{
+	struct dev_queue *q = &vm->q[DEV_RX];
+	struct rx rx = { .vq = &q->vq };
+	struct vsk_out out;
+	size_t budget = RX_BUDGET;
+	vq_disarm(&q->vq);
+	while (budget > 0 && vsk_wants_guest(&vm->vsk)) {
+		if (!rx_usable(&rx)) {
+			rx_give_back(&rx);
+			if (rx.broken || !vq_arm(&q->vq)) {
+				q->ready = false;
+				break;
+			}
+			continue;
+		}
+		budget--;
+		enum vsk_send what = vsk_to_guest(&vm->vsk, &out);
+		if (what == VSK_SEND_NOTHING)
+			break;
+		vm->tx_blocked = false;
+		if (what == VSK_SEND_CONTROL) {
+			struct vq_chain *c = &chains[rx.done++];
+			(void)vq_write(&q->vq, c, 0, out.hdr, VSK_HDR_BYTES); /* it is usable */
+			c->written = VSK_HDR_BYTES;
+		} else {
+			rx_data(vm, &rx, &out);
+		}
+		if (rx.done == BATCH)
+			rx_give_back(&rx);
+	}
+	rx_give_back(&rx);
+	if (rx.broken) {
+		broken(vm, q);
+		return false;
+	}
+	notify(vm, q);
+	return q->ready && vsk_wants_guest(&vm->vsk);
+}
+
+/* ---- events ---- */
+
+/* Asks for a kick on the next buffer that the driver adds, behind those that it has added. */
+static bool arm_behind_all(struct dev_queue *q)
+{
+	size_t n = 0;
+	for (int k; (k = vq_pop(&q->vq, chains, BATCH, iovs, HF_ARRAY_SIZE(iovs))) > 0;)
+		n += (size_t)k;
+	bool added = vq_arm(&q->vq);
+	vq_unpop(&q->vq, n);
+	return added;
+}
+
+/* Places the event if there is a buffer for it. */
+static void place_event(struct dev_vm *vm, struct dev_queue *q)
+{
+	static const uint8_t transport_reset[4] = { 0 }; /* virtio 1.2, 5.10.6.7: id 0 */
+	int n = vq_pop(&q->vq, chains, 1, iovs, HF_ARRAY_SIZE(iovs));
+	if (n < 0)
+		broken(vm, q);
+	if (n <= 0)
+		return;
+	chains[0].written =
+		(uint32_t)vq_write(&q->vq, &chains[0], 0, transport_reset, sizeof(transport_reset));
+	vq_push(&q->vq, chains, 1);
+	vsk_event_placed(&vm->vsk);
+}
+
+/* A kick says that the driver has added a buffer: one for an event that waits (D7.2), or the one of
+ * an event that it has used. */
+void dev_ring_event(struct dev_vm *vm)
+{
+	struct dev_queue *q = &vm->q[DEV_EVENT];
+	if (vm->vsk.event_pending)
+		place_event(vm, q);
+	else
+		vsk_event_used(&vm->vsk);
+	q->ready = !q->vq.broken && arm_behind_all(q);
+	notify(vm, q);
+}

@@ -1,0 +1,510 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * state.c - all connections as a record, from there and back.
+ *
+ * Saving. The rings are stopped. What host applications have written and the guest has not got is
+ * read into each connection's to_guest ring, so the ring and nothing else is the truth; then the
+ * engine copies everything into one buffer. From then on the VM is frozen: no byte moves between us
+ * and a host application, or the record would be wrong. When the rings run again the VM thaws,
+ * sends what the rings hold, and nothing is lost.
+ *
+ * Loading is the reverse, into a VM without connections whose rings do not run yet. Each connection
+ * waits for an application to claim it by its ports; it gets one end of a socket pair.
+ *
+ * A record travels as a sealed memfd (control socket) or through a pipe of the front end (device
+ * state, vhost-user). The pipe is non-blocking and watched by the loop: the front end waits for our
+ * answer first and reads or writes later (E4.3).
+ */
+#include "base/fd.h"
+#include "base/log.h"
+#include "vm.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define TRANSFER_STEP (256U << 10) /* bytes per turn */
+
+void dev_state_versions(unsigned *ret_oldest, unsigned *ret_newest)
+{
+	*ret_oldest = VSK_RECORD_OLDEST;
+	*ret_newest = VSK_RECORD_VERSION;
+}
+
+/* ---- saving ---- */
+
+/* Reads what the host application has written. False: it is more than a record may hold, or it
+ * could not be read. */
+static bool drain(struct dev_conn *c)
+{
+	while (c->fd >= 0 && !(c->core.host_shut & VSK_SHUT_SEND)) {
+		struct iovec iov[2];
+		int there = 0;
+		if (ioctl(c->fd, FIONREAD, &there) < 0)
+			return false;
+		if (there <= 0)
+			return true;
+		if (hf_ring_len(&c->to_guest) + (size_t)there > VSK_FLIGHT_MAX ||
+			dev_conn_reserve(&c->to_guest, (size_t)there) < 0)
+			return false;
+		int k = hf_ring_write_iov(&c->to_guest, iov);
+		ssize_t n = readv(c->fd, iov, k);
+		if (n <= 0)
+			return n < 0 && (errno == EAGAIN || errno == EINTR);
+		hf_ring_produced(&c->to_guest, (size_t)n);
+	}
+	return true;
+}
+
+/* A connection of which the host end is established, and whole in the daemon. */
+static bool worth_keeping(struct dev_vm *vm, struct dev_conn *c)
+{
+	if (c->core.state == VSK_ASKING) /* its client waits for "OK" on this host */
+		return false;
+	if (drain(c))
+		return true;
+	hf_warn("vm %s: conn %u<-%u: not saved: its host application has written too much",
+		vm->opt->name, c->core.host_port, c->core.guest_port);
+	return false;
+}
+
+static struct vsk_bytes ring_bytes(const struct hf_ring *r)
+{
+	struct vsk_bytes b = { 0 };
+	struct iovec iov[2];
+	int k = hf_ring_read_iov(r, iov);
+	for (int i = 0; i < k; i++) {
+		b.p[i] = iov[i].iov_base;
+		b.n[i] = iov[i].iov_len;
+	}
+	return b;
+}
+
+struct record {
+	uint8_t *buf;
+	size_t len;
+	size_t n_conns;
+};
+
+static int save_refused(const struct dev_vm *vm, struct hf_err *reterr)
+{
+	if (!vhu_suspended(&vm->vhu))
+		return hf_err_set(reterr, -EBUSY,
+			"vm \"%s\": the rings run: stop the VM first (QEMU: stop, or the end of a "
+			"migration)",
+			vm->opt->name);
+	return 0;
+}
+
+/* Makes the record; the caller frees buf. The VM is frozen then. */
+static int save(struct dev_vm *vm, struct record *ret, struct hf_err *reterr)
+{
+	int r = save_refused(vm, reterr);
+	if (r < 0)
+		return r;
+	size_t cap = vsk_save_size(&vm->vsk), n = 0;
+	for (struct vsk_conn *v = NULL; (v = vsk_next(&vm->vsk, v)) != NULL;) {
+		struct dev_conn *c = dev_conn_of(v);
+		c->kept = worth_keeping(vm, c);
+		n += c->kept;
+		cap += hf_ring_len(&c->to_host) + hf_ring_len(&c->to_guest);
+	}
+	if (cap > DEV_RECORD_MAX)
+		return hf_err_set(reterr, -EFBIG,
+			"vm \"%s\": %zu bytes in flight, a record holds at most %u: let the "
+			"applications read first",
+			vm->opt->name, cap, DEV_RECORD_MAX);
+	uint8_t *buf = malloc(cap);
+	if (!buf)
+		return hf_err_set(reterr, -ENOMEM, "out of memory");
+
+	struct vsk_save s;
+	vsk_save_begin(&s, &vm->vsk, buf, cap);
+	for (struct vsk_conn *v = NULL; (v = vsk_next(&vm->vsk, v)) != NULL;) {
+		struct dev_conn *c = dev_conn_of(v);
+		struct vsk_bytes to_host = ring_bytes(&c->to_host);
+		struct vsk_bytes to_guest = ring_bytes(&c->to_guest);
+		vsk_save_conn(&s, v, c->kept, &to_host, &to_guest);
+	}
+	*ret = (struct record){ .buf = buf, .n_conns = n };
+	r = vsk_save_end(&s, &ret->len);
+	if (r < 0) {
+		free(buf);
+		return hf_err_set(reterr, r, "vm \"%s\": cannot write the record: %s",
+			vm->opt->name, strerror(-r));
+	}
+	vm->frozen = true;
+	hf_info("vm %s: saved %zu connections, %zu bytes", vm->opt->name, n, ret->len);
+	return 0;
+}
+
+/* A memfd that nobody can change any more. */
+static int sealed_file(const void *buf, size_t len, int *ret_fd)
+{
+	HF_CLEANUP(fd_closep)
+	int fd = memfd_create("holdfast-record", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0)
+		return -errno;
+	int r = fd_write_all(fd, buf, len);
+	if (r < 0)
+		return r;
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0 ||
+		lseek(fd, 0, SEEK_SET) < 0)
+		return -errno;
+	*ret_fd = fd_take(&fd);
+	return 0;
+}
+
+int dev_state_save(
+	struct dev_vm *vm, int *ret_fd, size_t *ret_size, size_t *ret_conns, struct hf_err *reterr)
+{
+	struct record rec;
+	int r = save(vm, &rec, reterr);
+	if (r < 0)
+		return r;
+	r = sealed_file(rec.buf, rec.len, ret_fd);
+	free(rec.buf);
+	if (r < 0)
+		return hf_err_set(reterr, r, "cannot make a file for the record: %s", strerror(-r));
+	*ret_size = rec.len;
+	*ret_conns = rec.n_conns;
+	return 0;
+}
+
+/* ---- loading ---- */
+
+static const char *load_error_text(int error)
+{
+	switch (error) {
+	case -ENODATA:
+		return "it is empty";
+	case -EBADMSG:
+		return "it is no record, or it is damaged";
+	case -EPROTONOSUPPORT:
+		return "a newer holdfastd wrote it: load it with one that is as new";
+	case -EINVAL:
+		return "it contradicts itself";
+	case -EADDRNOTAVAIL:
+		return "it is of a guest with another CID: give this VM the same guest-cid";
+	case -ENOBUFS:
+		return "it has more connections than a VM may have";
+	default:
+		return strerror(-error);
+	}
+}
+
+static int put_bytes(struct hf_ring *r, const struct vsk_bytes *b, size_t cap)
+{
+	size_t n = b->n[0] + b->n[1];
+	if (n == 0)
+		return 0;
+	int e = dev_conn_reserve(r, HF_MAX(n, cap));
+	for (int i = 0; i < 2 && e == 0; i++)
+		(void)hf_ring_put(r, b->p[i], b->n[i]); /* fits: reserved */
+	return e;
+}
+
+static int load_conns(struct dev_vm *vm, struct vsk_load *l)
+{
+	struct vsk_bytes to_host, to_guest;
+	int r = 0;
+	for (struct vsk_conn *v; (v = vsk_load_next(l, &to_host, &to_guest)) != NULL;) {
+		struct dev_conn *c = dev_conn_of(v);
+		c->fd = -1;
+		if (r == 0)
+			r = put_bytes(&c->to_host, &to_host, v->buf_alloc);
+		if (r == 0)
+			r = put_bytes(&c->to_guest, &to_guest, 0);
+		if (v->state == VSK_DIALLING)
+			dev_unix_dial_later(vm, c, UINT64_MAX); /* the engine has the deadline */
+		else if (hf_ring_len(&c->to_guest) > 0)
+			vsk_host_readable(&vm->vsk, v);
+	}
+	return r;
+}
+
+static int load(struct dev_vm *vm, const void *buf, size_t len)
+{
+	struct vsk_record_info info;
+	struct vsk_load l;
+	int r = vsk_record_info(buf, len, &info);
+	if (r == 0)
+		r = dev_vm_reserve_slots(vm, info.n_conns);
+	if (r == 0)
+		r = vsk_load_begin(&l, &vm->vsk, vm->loop->now_us, buf, len);
+	if (r < 0)
+		return r;
+	r = load_conns(vm, &l);
+	if (r < 0) {
+		dev_vm_drop_all(vm);
+		return r;
+	}
+	vm->loaded = true;
+	hf_info("vm %s: loaded %u connections", vm->opt->name, info.n_conns);
+	return 0;
+}
+
+static int load_refused(const struct dev_vm *vm, struct hf_err *reterr)
+{
+	if (!vhu_suspended(&vm->vhu))
+		return hf_err_set(reterr, -EBUSY,
+			"vm \"%s\": the rings run: load before the guest starts", vm->opt->name);
+	if (vm->vsk.n_conns > 0)
+		return hf_err_set(reterr, -EBUSY,
+			"vm \"%s\": it has connections already: state-discard forgets loaded ones",
+			vm->opt->name);
+	return 0;
+}
+
+static int read_file(int fd, uint8_t **ret_buf, size_t *ret_len)
+{
+	struct stat st;
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (!S_ISREG(st.st_mode)) /* anything else might make us wait */
+		return -EINVAL;
+	if (st.st_size > DEV_RECORD_MAX)
+		return -EFBIG;
+	size_t len = (size_t)st.st_size, got = 0;
+	uint8_t *buf = malloc(len + 1);
+	if (!buf)
+		return -ENOMEM;
+	while (got < len) {
+		ssize_t n = pread(fd, buf + got, len - got, (off_t)got);
+		if (n <= 0) {
+			int r = n < 0 ? -errno : -ENODATA;
+			free(buf);
+			return r;
+		}
+		got += (size_t)n;
+	}
+	*ret_buf = buf;
+	*ret_len = len;
+	return 0;
+}
+
+int dev_state_load(struct dev_vm *vm, int fd, struct hf_err *reterr)
+{
+	size_t len = 0;
+	HF_CLEANUP(hf_freep) uint8_t *buf = NULL;
+	int r = load_refused(vm, reterr);
+	if (r < 0)
+		return r;
+	r = read_file(fd, &buf, &len);
+	if (r < 0)
+		return hf_err_set(
+			reterr, r, "the descriptor is no file with a record: %s", strerror(-r));
+	r = load(vm, buf, len);
+	if (r < 0)
+		return hf_err_set(reterr, r, "vm \"%s\": the record is refused: %s", vm->opt->name,
+			load_error_text(r));
+	return 0;
+}
+
+/* ---- claims ---- */
+
+static int attach_claimed(struct dev_vm *vm, struct dev_conn *c, int *ret_fd)
+{
+	HF_CLEANUP(fd_closep) int theirs = -1;
+	int sv[2];
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0)
+		return -errno;
+	theirs = sv[1];
+	int r = fd_set_nonblock(sv[0], true);
+	if (r < 0) {
+		fd_closep(&sv[0]);
+		return r;
+	}
+	r = dev_conn_attach(vm, c, sv[0]);
+	if (r < 0)
+		return r;
+	r = vsk_claim(&vm->vsk, vm->loop->now_us, &c->core);
+	if (r < 0) {
+		dev_loop_close(vm->loop, &c->fd);
+		return r;
+	}
+	if (vsk_guest_ended(&c->core))
+		(void)shutdown(c->fd, SHUT_WR); /* fails only when it is over anyway */
+	if (c->core.guest_shut & VSK_SHUT_RCV)
+		(void)shutdown(c->fd, SHUT_RD); /* likewise */
+	*ret_fd = fd_take(&theirs);
+	return 0;
+}
+
+int dev_state_claim(struct dev_vm *vm, uint32_t host_port, uint32_t guest_port, int *ret_fd,
+	struct hf_err *reterr)
+{
+	struct vsk_conn *v = vsk_find(&vm->vsk, VSK_CID_HOST, host_port, guest_port);
+	if (!v || v->state != VSK_OPEN)
+		return hf_err_set(reterr, -ENOENT, "conn %u<-%u: no such connection; see conn-list",
+			host_port, guest_port);
+	if (!v->unclaimed)
+		return hf_err_set(reterr, -EALREADY, "conn %u<-%u: it has a host application",
+			host_port, guest_port);
+	int r = attach_claimed(vm, dev_conn_of(v), ret_fd);
+	if (r < 0)
+		return hf_err_set(
+			reterr, r, "conn %u<-%u: %s", host_port, guest_port, strerror(-r));
+	hf_debug("vm %s: conn %u<-%u: claimed", vm->opt->name, host_port, guest_port);
+	return 0;
+}
+
+/* Nothing was claimed: the load is undone. Else what nobody wants is reset when the guest runs. */
+size_t dev_state_discard(struct dev_vm *vm)
+{
+	size_t unclaimed = 0, claimed = 0, n_slots = vm->n_chunks * DEV_CONNS_CHUNK;
+	for (size_t i = 0; i < n_slots; i++) {
+		const struct vsk_conn *v = &dev_conn_at(vm, i)->core;
+		if (v->held_by_device && v->state != VSK_CLOSED)
+			*(v->unclaimed ? &unclaimed : &claimed) += 1;
+	}
+	if (vm->loaded && claimed == 0) {
+		dev_vm_drop_all(vm);
+		vm->loaded = false;
+		return unclaimed;
+	}
+	for (size_t i = 0; i < n_slots; i++) {
+		struct dev_conn *c = dev_conn_at(vm, i);
+		if (!c->core.held_by_device || !c->core.unclaimed || c->core.state == VSK_CLOSED)
+			continue;
+		vsk_host_reset(&vm->vsk, &c->core);
+		dev_conn_finish(vm, c);
+	}
+	return unclaimed;
+}
+
+/* ---- device state through a pipe ---- */
+
+void dev_transfer_end(struct dev_vm *vm)
+{
+	struct dev_transfer *t = &vm->transfer;
+	dev_loop_close(vm->loop, &t->fd);
+	free(t->buf);
+	*t = (struct dev_transfer){ .fd = -1, .gen = t->gen + 1, .result = -ENOENT };
+}
+
+/* The transfer is over; tells the front end if it waits. */
+static void finish(struct dev_vm *vm, int result)
+{
+	bool waits = vm->transfer.check_waits;
+	dev_transfer_end(vm);
+	vm->transfer.result = result;
+	if (result < 0)
+		hf_error("vm %s: device state: %s", vm->opt->name, strerror(-result));
+	if (waits)
+		dev_front_answer(vm, result, 0);
+}
+
+static int begin_save(struct dev_vm *vm)
+{
+	struct record rec;
+	struct hf_err err = { 0 };
+	int r = save(vm, &rec, &err);
+	if (r < 0) {
+		hf_error("%s", err.text);
+		return r;
+	}
+	vm->transfer.buf = rec.buf;
+	vm->transfer.len = rec.len;
+	return 0;
+}
+
+int dev_transfer_begin(struct dev_vm *vm, int fd, bool is_load)
+{
+	struct dev_transfer *t = &vm->transfer;
+	HF_CLEANUP(fd_closep) int mine = fd;
+	struct hf_err err = { 0 };
+	if (t->fd >= 0)
+		return -EBUSY;
+	int r = is_load ? load_refused(vm, &err) : 0;
+	if (r < 0)
+		hf_error("%s", err.text);
+	if (r == 0)
+		r = fd_set_nonblock(fd, true);
+	if (r < 0)
+		return r;
+	dev_transfer_end(vm); /* forgets the last one's result */
+	t->load = is_load;
+	if (!is_load)
+		r = begin_save(vm);
+	if (r == 0)
+		r = dev_loop_watch(vm->loop, fd, is_load ? EPOLLIN : EPOLLOUT,
+			dev_vm_tag(vm, DEV_ON_TRANSFER, 0, t->gen));
+	if (r < 0) {
+		dev_transfer_end(vm);
+		return r;
+	}
+	t->fd = fd_take(&mine);
+	return 0;
+}
+
+int dev_transfer_check(struct dev_vm *vm)
+{
+	if (vm->transfer.fd < 0)
+		return vm->transfer.result;
+	vm->transfer.check_waits = true;
+	return -EINPROGRESS;
+}
+
+static void save_step(struct dev_vm *vm)
+{
+	struct dev_transfer *t = &vm->transfer;
+	ssize_t n = write(t->fd, t->buf + t->sent, HF_MIN(t->len - t->sent, (size_t)TRANSFER_STEP));
+	if (n < 0 && errno != EAGAIN && errno != EINTR) {
+		finish(vm, -errno);
+		return;
+	}
+	if (n > 0)
+		t->sent += (size_t)n;
+	if (t->sent == t->len)
+		finish(vm, 0);
+}
+
+static int load_end(struct dev_vm *vm)
+{
+	struct hf_err err = { 0 };
+	int r = load_refused(vm, &err);     /* again: the rings may have started meanwhile */
+	if (r == 0 && vm->transfer.len > 0) /* empty: the connections were left behind on purpose */
+		r = load(vm, vm->transfer.buf, vm->transfer.len);
+	if (r < 0)
+		hf_error("vm %s: device state is refused: %s", vm->opt->name,
+			err.code ? err.text : load_error_text(r));
+	return r;
+}
+
+static void load_step(struct dev_vm *vm)
+{
+	struct dev_transfer *t = &vm->transfer;
+	if (t->cap - t->len < TRANSFER_STEP) {
+		size_t cap = HF_MAX(2 * t->cap, (size_t)2 * TRANSFER_STEP);
+		uint8_t *p = cap <= 2 * (size_t)DEV_RECORD_MAX ? realloc(t->buf, cap) : NULL;
+		if (!p) {
+			finish(vm, cap <= 2 * (size_t)DEV_RECORD_MAX ? -ENOMEM : -EFBIG);
+			return;
+		}
+		t->buf = p;
+		t->cap = cap;
+	}
+	ssize_t n = read(t->fd, t->buf + t->len, TRANSFER_STEP);
+	if (n < 0 && errno != EAGAIN && errno != EINTR)
+		finish(vm, -errno);
+	else if (n > 0)
+		t->len += (size_t)n;
+	else if (n == 0)
+		finish(vm, load_end(vm));
+}
+
+void dev_transfer_on_event(struct dev_vm *vm, struct dev_tag tag)
+{
+	struct dev_transfer *t = &vm->transfer;
+	if (t->fd < 0 || t->gen != tag.gen)
+		return;
+	if (t->load)
+		load_step(vm);
+	else
+		save_step(vm);
+}

@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * unix.c - the host side's door.
+ *
+ * A host client connects to UDS-PATH and says "CONNECT <port>\n". The line is peeked at until it is
+ * complete and then read to its last byte, so what a client pipelines behind it stays in the socket
+ * for the guest. A client whose line is complete waits here until the rings run, then it becomes a
+ * connection. Each has one deadline for all of this.
+ *
+ * For the guest we dial UDS-PATH_<port>. connect(2) on a Unix socket never waits: either somebody
+ * listens or not, or the backlog is full (EAGAIN), and then it is tried again at a fixed interval
+ * for nearly as long as the guest's own connect timeout.
+ */
+#include "base/fd.h"
+#include "base/log.h"
+#include "vm.h"
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define HOST_BACKLOG 128
+#define NAME_TRIES   16 /* names of dialling sockets that may be taken */
+
+/* ---- host to guest ---- */
+
+static void watch_listener(struct dev_vm *vm, bool on)
+{
+	int r = dev_loop_watch(vm->loop, vm->host_listen, on ? EPOLLIN : 0,
+		dev_vm_tag(vm, DEV_ON_HOST_LISTEN, 0, 0));
+	if (r < 0)
+		hf_error("vm %s: %s: cannot watch: %s", vm->opt->name, vm->opt->uds_path,
+			strerror(-r));
+	vm->host_paused = !on;
+	vm->retry_us = vm->loop->now_us + DEV_RETRY_US;
+}
+
+int dev_unix_open(struct dev_vm *vm, struct hf_err *reterr)
+{
+	int r = unix_listen(vm->opt->uds_path, 0600, HOST_BACKLOG, &vm->host_listen);
+	if (r < 0)
+		return hf_err_set(reterr, r, "uds-path %s: cannot listen: %s", vm->opt->uds_path,
+			strerror(-r));
+	watch_listener(vm, true);
+	return 0;
+}
+
+static void hello_close(struct dev_vm *vm, struct dev_hello *h)
+{
+	dev_loop_close(vm->loop, &h->fd);
+	*h = (struct dev_hello){ .fd = -1, .gen = h->gen + 1 };
+	if (vm->host_paused)
+		watch_listener(vm, true);
+}
+
+void dev_unix_close(struct dev_vm *vm)
+{
+	if (vm->host_listen < 0)
+		return;
+	dev_loop_close(vm->loop, &vm->host_listen);
+	(void)unlink(vm->opt->uds_path); /* gone already is as good */
+	vm->host_paused = false;
+	for (size_t i = 0; i < DEV_HELLOS_MAX; i++)
+		if (vm->hello[i].fd >= 0)
+			hello_close(vm, &vm->hello[i]);
+}
+
+void dev_unix_on_listen(struct dev_vm *vm)
+{
+	size_t i = 0;
+	while (i < DEV_HELLOS_MAX && vm->hello[i].fd >= 0)
+		i++;
+	if (i == DEV_HELLOS_MAX) {
+		watch_listener(vm, false); /* until one of them leaves */
+		return;
+	}
+	struct dev_hello *h = &vm->hello[i];
+	int fd = accept4(vm->host_listen, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0) {
+		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+			hf_warn("vm %s: %s: cannot accept: %s", vm->opt->name, vm->opt->uds_path,
+				strerror(errno));
+			watch_listener(vm, false);
+		}
+		return;
+	}
+	h->fd = fd;
+	h->until_us = vm->loop->now_us + DEV_HELLO_US;
+	if (dev_loop_watch(vm->loop, fd, EPOLLIN | EPOLLRDHUP | EPOLLET,
+		    dev_vm_tag(vm, DEV_ON_HELLO, i, h->gen)) < 0)
+		hello_close(vm, h);
+}
+
+/* Looks for the line: 1 when it is complete (and read), 0 when more is to come, -errno. */
+static int hello_line(struct dev_hello *h)
+{
+	char line[DEV_HELLO_LINE_MAX];
+	ssize_t n = recv(h->fd, line, sizeof(line), MSG_PEEK);
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	if (n == 0)
+		return -ECONNRESET;
+	ssize_t len = dev_hello_parse(line, (size_t)n, &h->port);
+	if (len <= 0)
+		return (int)len;
+	return recv(h->fd, line, (size_t)len, 0) == len ? 1 : -EIO;
+}
+
+/* The client's wish is known and the rings run: it becomes a connection. */
+static void hello_connect(struct dev_vm *vm, struct dev_hello *h)
+{
+	struct vsk_conn *core;
+	(void)dev_vm_reserve_slots(vm, 1); /* without one the engine refuses, just below */
+	int r = vsk_connect(&vm->vsk, vm->loop->now_us, h->port, &core);
+	if (r < 0) {
+		hf_warn("vm %s: CONNECT %u: %s", vm->opt->name, h->port, strerror(-r));
+		hello_close(vm, h);
+		return;
+	}
+	int fd = fd_take(&h->fd);
+	hello_close(vm, h);
+	struct dev_conn *c = dev_conn_of(core);
+	r = dev_conn_attach(vm, c, fd);
+	if (r < 0)
+		dev_conn_failed(vm, c, r);
+}
+
+void dev_unix_on_hello(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
+{
+	struct dev_hello *h = &vm->hello[tag.slot];
+	if (tag.slot >= DEV_HELLOS_MAX || h->fd < 0 || h->gen != tag.gen)
+		return;
+	int r = 1;
+	if (!h->said) {
+		r = hello_line(h);
+		if (r == 0 && (events & EPOLLRDHUP))
+			r = -ECONNRESET; /* the line will never be complete */
+		h->said = r > 0;
+	}
+	if (r == -EINVAL || r == -EMSGSIZE)
+		hf_info("vm %s: %s: a client did not say 'CONNECT <port>'", vm->opt->name,
+			vm->opt->uds_path);
+	if (r < 0 || (events & (EPOLLHUP | EPOLLERR)))
+		hello_close(vm, h);
+	else if (h->said && vm->running)
+		hello_connect(vm, h);
+}
+
+/* ---- guest to host ---- */
+
+/* Binds the name by which the accepting application learns who is calling (docs/control.md). */
+static int bind_name(struct dev_vm *vm, int fd, const struct vsk_conn *c)
+{
+	struct sockaddr_un sa = { .sun_family = AF_UNIX };
+	for (int i = 0; i < NAME_TRIES; i++) {
+		int n = snprintf(sa.sun_path + 1, sizeof(sa.sun_path) - 1,
+			"holdfast:%u:%u:%u:%d-%u", vm->opt->guest_cid, c->guest_port, c->host_port,
+			(int)getpid(), vm->dial_n++);
+		socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
+		if (bind(fd, (struct sockaddr *)&sa, len) == 0)
+			return 0;
+		if (errno != EADDRINUSE)
+			return -errno;
+	}
+	return -EADDRINUSE;
+}
+
+static int dial_socket(struct dev_vm *vm, const struct vsk_conn *c)
+{
+	HF_CLEANUP(fd_closep)
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+	int r = bind_name(vm, fd, c);
+	return r < 0 ? r : fd_take(&fd);
+}
+
+static int dial_once(struct dev_vm *vm, struct dev_conn *c)
+{
+	char path[DEV_PATH_MAX + 1];
+	struct sockaddr_un sa;
+	if (c->fd < 0) { /* the first attempt */
+		int fd = dial_socket(vm, &c->core);
+		if (fd < 0)
+			return fd;
+		c->fd = fd;
+	}
+	(void)snprintf(path, sizeof(path), "%s_%u", vm->opt->uds_path, c->core.host_port);
+	int r = unix_addr(path, &sa);
+	if (r < 0)
+		return r;
+	return connect(c->fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 ? -errno : 0;
+}
+
+static void dial_failed(struct dev_vm *vm, struct dev_conn *c, int error)
+{
+	hf_debug("vm %s: guest port %u to %s_%u: %s", vm->opt->name, c->core.guest_port,
+		vm->opt->uds_path, c->core.host_port, strerror(-error));
+	vsk_dialled(&vm->vsk, &c->core, false);
+	dev_conn_finish(vm, c);
+}
+
+/* One attempt; true when it is decided. */
+static bool dial_step(struct dev_vm *vm, struct dev_conn *c)
+{
+	int r = dial_once(vm, c);
+	if (r == -EAGAIN && vm->loop->now_us < c->dial_until_us)
+		return false;
+	if (c->dialling)
+		hf_list_remove(&c->dial_node);
+	c->dialling = false;
+	if (r == 0)
+		r = dev_conn_attach(vm, c, fd_take(&c->fd));
+	if (r < 0) {
+		dial_failed(vm, c, r);
+		return true;
+	}
+	vsk_dialled(&vm->vsk, &c->core, true);
+	vsk_host_readable(&vm->vsk, &c->core);
+	return true;
+}
+
+void dev_unix_dial_later(struct dev_vm *vm, struct dev_conn *c, uint64_t until_us)
+{
+	if (hf_list_empty(&vm->dials))
+		vm->next_dial_us = vm->loop->now_us + DEV_DIAL_STEP_US;
+	c->dial_until_us = until_us;
+	c->dialling = true;
+	hf_list_append(&vm->dials, &c->dial_node);
+}
+
+void dev_unix_dial(struct dev_vm *vm, struct dev_conn *c)
+{
+	c->dial_until_us = vm->loop->now_us + DEV_DIAL_US;
+	if (!dial_step(vm, c))
+		dev_unix_dial_later(vm, c, c->dial_until_us);
+}
+
+/* ---- the turn ---- */
+
+void dev_unix_retry(struct dev_vm *vm)
+{
+	watch_listener(vm, true);
+}
+
+uint64_t dev_unix_turn(struct dev_vm *vm)
+{
+	uint64_t now_us = vm->loop->now_us, next_us = UINT64_MAX;
+	for (size_t i = 0; i < DEV_HELLOS_MAX; i++) {
+		struct dev_hello *h = &vm->hello[i];
+		if (h->fd < 0)
+			continue;
+		if (now_us >= h->until_us)
+			hello_close(vm, h);
+		else if (h->said && vm->running)
+			hello_connect(vm, h);
+		else
+			next_us = HF_MIN(next_us, h->until_us);
+	}
+	if (vm->running && now_us >= vm->next_dial_us && !hf_list_empty(&vm->dials)) {
+		hf_list_for_each_safe (n, &vm->dials)
+			(void)dial_step(vm, HF_CONTAINER_OF(n, struct dev_conn, dial_node));
+		vm->next_dial_us = now_us + DEV_DIAL_STEP_US;
+	}
+	if (vm->running && !hf_list_empty(&vm->dials))
+		next_us = HF_MIN(next_us, vm->next_dial_us);
+	return next_us;
+}

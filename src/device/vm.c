@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: MIT */
+#include "vm.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "map.h"
+#include <errno.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#define BUCKETS_MIN    64
+#define POLLED_RING_US 1000 /* a ring without a kick descriptor is looked at this often */
+
+/* Feature bits, virtio 1.2, 5.10.3 and 6. What we serve are streams, and only streams. */
+#define F_STREAM            (1ull << 0)
+#define F_NO_IMPLIED_STREAM (1ull << 2)
+#define F_INDIRECT_DESC     (1ull << 28)
+#define F_EVENT_IDX         (1ull << 29)
+#define F_VERSION_1         (1ull << 32)
+
+#define MEM_SLOTS 32
+
+struct dev_tag dev_vm_tag(const struct dev_vm *vm, enum dev_what what, size_t slot, uint32_t gen)
+{
+	return (struct dev_tag){
+		.what = (uint8_t)what, .vm = vm->index, .slot = (uint16_t)slot, .gen = gen
+	};
+}
+
+/* ---- slots ---- */
+
+static void grow_buckets(struct dev_vm *vm)
+{
+	uint32_t n = vm->vsk.n_buckets;
+	if (vm->vsk.n_slots <= 2 * n)
+		return;
+	struct vsk_conn **more = calloc((size_t)4 * n, sizeof(struct vsk_conn *));
+	if (!more)
+		return; /* longer chains, nothing worse */
+	free(vsk_set_buckets(&vm->vsk, more, 4 * n));
+	vm->buckets = more;
+}
+
+int dev_vm_reserve_slots(struct dev_vm *vm, size_t n)
+{
+	while (vm->vsk.n_free < n) {
+		if (vm->n_chunks == HF_ARRAY_SIZE(vm->chunk))
+			return -ENOBUFS;
+		struct dev_conn *chunk = calloc(DEV_CONNS_CHUNK, sizeof(*chunk));
+		if (!chunk)
+			return -ENOMEM;
+		for (size_t i = 0; i < DEV_CONNS_CHUNK; i++) {
+			chunk[i].fd = -1;
+			chunk[i].slot = (uint16_t)(vm->n_chunks * DEV_CONNS_CHUNK + i);
+		}
+		vm->chunk[vm->n_chunks++] = chunk;
+		vsk_give_slots(&vm->vsk, chunk, DEV_CONNS_CHUNK, sizeof(*chunk));
+		grow_buckets(vm);
+	}
+	return 0;
+}
+
+static void drop_all(struct dev_vm *vm, bool tell)
+{
+	struct vsk_ev ev;
+	while (vsk_drop(&vm->vsk, tell, &ev))
+		dev_conn_handle(vm, &ev);
+}
+
+void dev_vm_drop_all(struct dev_vm *vm)
+{
+	drop_all(vm, false);
+	vsk_clear(&vm->vsk);
+}
+
+/* ---- rings ---- */
+
+void dev_vm_stop_ring(struct dev_vm *vm, unsigned index)
+{
+	struct dev_queue *q = &vm->q[index];
+	if (!vq_started(&q->vq))
+		return;
+	vq_stop(&q->vq);
+	q->stopped_before = true;
+	q->stop_base = vq_base(&q->vq);
+	if (index != DEV_EVENT && vm->running) {
+		vm->running = false;
+		hf_debug("vm %s: rings stopped", vm->opt->name);
+	}
+}
+
+static int start_ring(struct dev_vm *vm, unsigned index)
+{
+	struct dev_queue *q = &vm->q[index];
+	unsigned flags = 0;
+	if (vm->vhu.features & F_EVENT_IDX)
+		flags |= VQ_START_EVENT_IDX;
+	if (vm->vhu.features & F_INDIRECT_DESC)
+		flags |= VQ_START_INDIRECT;
+	q->carries_on = q->stopped_before && q->stop_base == vq_base(&q->vq);
+	q->ready = true;
+	return vq_start(&q->vq, flags);
+}
+
+/* The driver has connections that we know nothing of. It is told by an event, by us if we have the
+ * event queue, else by the front end (D7.9). */
+static void interrupted(struct dev_vm *vm)
+{
+	bool own_event = vq_started(&vm->q[DEV_EVENT].vq);
+	drop_all(vm, true);
+	vsk_transport_reset(&vm->vsk, vm->loop->now_us, own_event);
+	vm->stranger = !own_event; /* the event queue may still come */
+}
+
+/* Both data rings run: decides what this driver is to us (vm.h, Transitions). */
+static void start_running(struct dev_vm *vm)
+{
+	struct dev_queue *rx = &vm->q[DEV_RX], *tx = &vm->q[DEV_TX];
+	bool carries_on = rx->carries_on && tx->carries_on;
+	bool stranger = vq_base(&rx->vq) != 0 || vq_base(&tx->vq) != 0;
+	vm->running = true;
+	vm->tx_blocked = vm->stranger = false;
+	bool known = carries_on || vm->loaded;
+	if (!known && stranger)
+		interrupted(vm);
+	else if (!known)
+		dev_vm_drop_all(vm);
+	hf_info("vm %s: running, %s", vm->opt->name,
+		vm->loaded   ? "with the connections that were loaded"
+		: carries_on ? "as before"
+		: stranger   ? "a driver whose connections are not known"
+			     : "a driver that begins");
+	vm->loaded = false;
+	vsk_resume(&vm->vsk, vm->loop->now_us);
+	if (vm->frozen) {
+		vm->frozen = false;
+		for (size_t i = 0; i < vm->n_chunks * DEV_CONNS_CHUNK; i++)
+			dev_conn_thaw(vm, dev_conn_at(vm, i));
+	}
+	/* Once, whatever there is: notifications before the start went to somebody else (D8.3). */
+	(void)dev_ring_rx(vm);
+}
+
+int dev_vm_sync_rings(struct dev_vm *vm)
+{
+	for (unsigned i = 0; i < DEV_QUEUES; i++) {
+		bool runs = vhu_ring_runs(&vm->vhu, i), started = vq_started(&vm->q[i].vq);
+		if (!runs && started)
+			dev_vm_stop_ring(vm, i);
+		if (!runs || started)
+			continue;
+		int r = start_ring(vm, i);
+		if (r < 0) {
+			hf_error("vm %s: queue %u cannot start: %s", vm->opt->name, i,
+				r == -EFAULT ? "its ring is outside of guest memory"
+					     : strerror(-r));
+			return r;
+		}
+		if (i == DEV_EVENT && vm->running && vm->stranger)
+			interrupted(vm);
+	}
+	const struct vq *rx = &vm->q[DEV_RX].vq, *tx = &vm->q[DEV_TX].vq;
+	if (!vm->running && vq_started(rx) && vq_started(tx) && !rx->broken && !tx->broken)
+		start_running(vm);
+	return 0;
+}
+
+/* ---- the turn ---- */
+
+static void on_kick(struct dev_vm *vm, struct dev_tag tag)
+{
+	if (tag.slot < DEV_QUEUES && vm->q[tag.slot].gen == tag.gen)
+		vm->q[tag.slot].ready = true;
+}
+
+void dev_vm_on_event(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
+{
+	switch ((enum dev_what)tag.what) {
+	case DEV_ON_FRONT_LISTEN:
+		dev_front_on_listen(vm);
+		break;
+	case DEV_ON_FRONT:
+		if (vm->front >= 0 && vm->front_gen == tag.gen)
+			dev_front_on_event(vm, events);
+		break;
+	case DEV_ON_HOST_LISTEN:
+		dev_unix_on_listen(vm);
+		break;
+	case DEV_ON_HELLO:
+		dev_unix_on_hello(vm, tag, events);
+		break;
+	case DEV_ON_KICK:
+		on_kick(vm, tag);
+		break;
+	case DEV_ON_CONN:
+		dev_conn_on_event(vm, tag, events);
+		break;
+	case DEV_ON_TRANSFER:
+		dev_transfer_on_event(vm, tag);
+		break;
+	case DEV_ON_CONTROL_LISTEN:
+	case DEV_ON_CONTROL:
+		break; /* not a VM's */
+	}
+}
+
+/* The front end has shrunk a file under us. */
+static void check_maps(struct dev_vm *vm)
+{
+	size_t lost = dev_maps_lost();
+	if (lost == vm->lost_seen)
+		return;
+	vm->lost_seen = lost;
+	bool mine = dev_map_lost(vm->log_map);
+	for (size_t i = 0; i < vm->mem.n; i++)
+		mine |= dev_map_lost(vm->mem.region[i].host);
+	if (mine)
+		dev_front_close(vm, "it shrank memory that it had given us");
+}
+
+/* Moves packets; true when there is more to do at once. */
+static bool run_rings(struct dev_vm *vm)
+{
+	struct vsk_ev ev;
+	bool more = false;
+	if (vm->q[DEV_EVENT].ready && vq_started(&vm->q[DEV_EVENT].vq))
+		dev_ring_event(vm);
+	if (vm->running && (vm->q[DEV_TX].ready || vm->q[DEV_TX].polled))
+		more = dev_ring_tx(vm);
+	while (vm->running && vsk_expire(&vm->vsk, vm->loop->now_us, &ev))
+		dev_conn_handle(vm, &ev);
+	if (vm->running && (vm->q[DEV_RX].ready || vm->q[DEV_RX].polled) &&
+		vsk_wants_guest(&vm->vsk))
+		more |= dev_ring_rx(vm);
+	return vm->running && (more || (vm->q[DEV_TX].ready && !vm->tx_blocked));
+}
+
+uint64_t dev_vm_turn(struct dev_vm *vm)
+{
+	uint64_t now_us = vm->loop->now_us;
+	check_maps(vm);
+	if (now_us >= vm->retry_us && vm->host_paused)
+		dev_unix_retry(vm);
+	if (now_us >= vm->retry_us && vm->front_paused)
+		dev_front_retry(vm);
+	uint64_t next_us = dev_unix_turn(vm);
+	if (vm->running && run_rings(vm))
+		return 0;
+	if (vm->host_paused || vm->front_paused)
+		next_us = HF_MIN(next_us, vm->retry_us);
+	if (!vm->running)
+		return next_us;
+	if (!hf_list_empty(&vm->dials))
+		next_us = HF_MIN(next_us, vm->next_dial_us);
+	for (int i = 0; i < DEV_QUEUES; i++)
+		if (vm->q[i].polled)
+			next_us = HF_MIN(next_us, now_us + POLLED_RING_US);
+	return HF_MIN(next_us, vsk_deadline(&vm->vsk));
+}
+
+/* ---- set-up ---- */
+
+static int init_engine(struct dev_vm *vm)
+{
+	uint64_t seed;
+	uint32_t start;
+	if (getrandom(&seed, sizeof(seed), 0) != sizeof(seed) ||
+		getrandom(&start, sizeof(start), 0) != sizeof(start))
+		return -errno;
+	vm->buckets = calloc(BUCKETS_MIN, sizeof(struct vsk_conn *));
+	if (!vm->buckets)
+		return -ENOMEM;
+	struct vsk_config cfg = {
+		.guest_cid = vm->opt->guest_cid,
+		.buf_alloc = HF_MIN(vm->opt->tx_buffer_size, (uint32_t)VSK_BUF_MAX),
+		/* A driver may still hold ports of a device before us: begin anywhere (D7.7). */
+		.port_floor = VSK_HOST_PORT_MIN + start % (VSK_HOST_PORT_MAX - VSK_HOST_PORT_MIN),
+		.claim_us = HF_MAX(vm->daemon->opt.claim_timeout_ms * 1000, 1u),
+		.hash_seed = seed,
+	};
+	int r = vsk_init(&vm->vsk, &cfg, vm->buckets, BUCKETS_MIN);
+	return r < 0 ? r : dev_vm_reserve_slots(vm, 1);
+}
+
+static void init_vhu(struct dev_vm *vm)
+{
+	/* Not STATUS: QEMU from 8.0 on sets it to 0 at each stop, also that of a migration, where
+	 * nothing must be lost. A driver that begins anew is told by its ring indices. Not
+	 * BACKEND_REQ: there is nothing to ask the front end for. */
+	vhu_init(&vm->vhu,
+		&(struct vhu_offer){
+			.features = F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC | F_STREAM |
+				    F_NO_IMPLIED_STREAM,
+			.protocol_features = VHU_P_MQ | VHU_P_LOG_SHMFD | VHU_P_REPLY_ACK |
+					     VHU_P_CONFIG | VHU_P_RESET_DEVICE |
+					     VHU_P_CONFIGURE_MEM_SLOTS | VHU_P_DEVICE_STATE,
+			.n_queues = DEV_QUEUES,
+			.queue_size_max = vm->opt->queue_size,
+			.mem_slots = MEM_SLOTS,
+		});
+	le64_to(vm->vhu.config, vm->opt->guest_cid);
+}
+
+int dev_vm_new(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t index,
+	struct dev_vm **ret_vm, struct hf_err *reterr)
+{
+	struct dev_vm *vm = calloc(1, sizeof(*vm));
+	if (!vm)
+		return hf_err_set(reterr, -ENOMEM, "out of memory");
+	vm->daemon = d;
+	vm->loop = &d->loop;
+	vm->opt = opt;
+	vm->index = index;
+	vm->front_listen = vm->front = vm->host_listen = vm->transfer.fd = -1;
+	hf_list_init(&vm->dials);
+	for (int i = 0; i < DEV_QUEUES; i++) {
+		vq_init(&vm->q[i].vq, &vm->mem);
+		vm->q[i].kick = vm->q[i].call = -1;
+	}
+	for (int i = 0; i < DEV_HELLOS_MAX; i++)
+		vm->hello[i].fd = -1;
+	init_vhu(vm);
+	int r = init_engine(vm);
+	if (r < 0)
+		(void)hf_err_set(reterr, r, "cannot set up: %s", strerror(-r)); /* r is returned */
+	if (r == 0)
+		r = dev_unix_open(vm, reterr);
+	if (r == 0)
+		r = dev_front_open(vm, reterr);
+	if (r < 0) {
+		(void)hf_err_prefix(reterr, "vm %s", opt->name); /* r is returned */
+		dev_vm_free(vm);
+		return r;
+	}
+	*ret_vm = vm;
+	return 0;
+}
+
+void dev_vm_free(struct dev_vm *vm)
+{
+	if (vm->vsk.n_buckets > 0)
+		dev_front_close(vm, "holdfastd ends");
+	if (vm->front_listen >= 0) {
+		dev_loop_close(vm->loop, &vm->front_listen);
+		if (vm->opt->fd < 0)
+			(void)unlink(vm->opt->socket); /* gone already is as good */
+	}
+	dev_unix_close(vm);
+	for (size_t i = 0; i < vm->n_chunks * DEV_CONNS_CHUNK; i++) {
+		struct dev_conn *c = dev_conn_at(vm, i);
+		if (c->core.held_by_device) /* it lingers */
+			dev_conn_finish(vm, c);
+	}
+	for (size_t i = 0; i < vm->n_chunks; i++)
+		free(vm->chunk[i]);
+	free(vm->buckets);
+	free(vm);
+}
+
+/* ---- for the control socket ---- */
+
+void dev_vm_info(const struct dev_vm *vm, struct dev_vm_info *ret_info)
+{
+	*ret_info = (struct dev_vm_info){ .name = vm->opt->name,
+		.guest_cid = vm->opt->guest_cid,
+		.connected = vm->front >= 0,
+		.rings = vm->running  ? "running"
+			 : vm->frozen ? "saved"
+			 : vm->loaded ? "loaded"
+				      : "stopped" };
+	struct dev_conn_info conn;
+	for (size_t at = 0; dev_vm_next_conn(vm, &at, &conn);)
+		ret_info->n_conns++;
+}
+
+bool dev_vm_next_conn(const struct dev_vm *vm, size_t *at, struct dev_conn_info *ret_info)
+{
+	for (const struct dev_conn *c; (c = dev_conn_at(vm, *at)) != NULL;) {
+		(*at)++;
+		if (!c->core.held_by_device)
+			continue;
+		*ret_info = (struct dev_conn_info){ .host_port = c->core.host_port,
+			.guest_port = c->core.guest_port,
+			.peer_cid = c->core.peer_cid,
+			.state = vsk_state_name(c->core.state),
+			.claimed = !c->core.unclaimed,
+			.rx_bytes = c->core.rx_cnt,
+			.tx_bytes = c->core.tx_cnt,
+			.to_host_pending = hf_ring_len(&c->to_host),
+			.to_guest_pending = hf_ring_len(&c->to_guest) };
+		return true;
+	}
+	return false;
+}

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vm.h - one virtual machine's vsock device: theory of operation.
+ *
+ * A VM is glue between three cores and descriptors:
+ *
+ *   front.c   the vhost-user socket: its messages become memory maps, rings and transfers
+ *   ring.c    kicks: packets of the guest's tx queue go to the engine, the engine's to the rx queue
+ *   conn.c    the host sockets of connections: payload straight from and to guest memory
+ *   unix.c    the host side's door: CONNECT lines, and dialling PATH_<port> for the guest
+ *   state.c   all connections as a record, from there and back; claims
+ *   vm.c      set-up, the turn, and the transitions below
+ *
+ * Everything runs in one thread, in turns (loop.h). An event only marks what there is to do or does
+ * one bounded step; dev_vm_turn() then moves packets, within a budget, so that VMs take turns.
+ *
+ * Transitions
+ *
+ *   idle -> running     the rx and the tx ring run. One of:
+ *                       - both go on where they were stopped: the device carries on (a pause, or a
+ *                         migration that was cancelled);
+ *                       - a record was loaded before: the device carries on with what it says;
+ *                       - else the driver began anew or is a stranger: connections are dropped, and
+ *                         when its indices are not zero it is told of a transport reset.
+ *   running -> idle     one of them stops: not a byte of guest memory is touched from here on.
+ *   idle -> frozen      a record was saved: no byte moves to or from a host application, so that
+ *                       the record stays true. Ends when the rings run again.
+ *   any -> idle         the front end is gone: everything is dropped, the next one is awaited.
+ *
+ * A connection's slot belongs to the engine (vsk_conn is its first member). fd is -1 while it is
+ * loaded and not claimed, and after both directions have ended. A closed connection that still has
+ * bytes for the host stays ("lingers") until the host has taken them or has gone.
+ */
+#ifndef DEVICE_VM_H
+#define DEVICE_VM_H
+
+#include "base/err.h"
+#include "base/ring.h"
+#include "daemon.h"
+#include "hello.h"
+#include "vhostuser/vhostuser.h"
+#include "virtq/virtq.h"
+#include "vsock/vsock.h"
+
+enum { DEV_RX, DEV_TX, DEV_EVENT, DEV_QUEUES };
+
+#define DEV_CONNS_MAX    8192 /* connections of one VM */
+#define DEV_CONNS_CHUNK  64   /* slots are allocated in chunks */
+#define DEV_HELLOS_MAX   64   /* host clients that have not said CONNECT, or wait for the guest */
+#define DEV_HELLO_US     5000000u /* a host client gets this long from accept to the request */
+#define DEV_DIAL_US      1800000u /* PATH_<port> with a full backlog is tried again this long ... */
+#define DEV_DIAL_STEP_US 5000u    /* ... at this interval */
+#define DEV_RECORD_MAX   (256U << 20) /* bytes of a record, either way */
+
+struct dev_conn {
+	struct vsk_conn core; /* first: the engine's */
+	int fd;
+	uint16_t slot;
+	bool hup;      /* the host has closed both ways */
+	bool dialling; /* in vm->dials */
+	bool kept;     /* goes into the record that is being written */
+	uint64_t dial_until_us;
+	struct hf_list dial_node;
+	struct hf_ring to_host;  /* payload that the host socket did not take yet */
+	struct hf_ring to_guest; /* payload of a record, goes before what the socket has */
+};
+
+struct dev_hello {
+	int fd; /* -1: free */
+	uint32_t gen;
+	bool said; /* the line is complete; waits for the guest */
+	uint32_t port;
+	uint64_t until_us;
+};
+
+struct dev_queue {
+	struct vq vq;
+	int kick, call;
+	uint32_t gen; /* of the kick descriptor's tag */
+	bool ready;   /* TX: may have chains; RX: may have room; EVENT: the driver gave a buffer */
+	bool polled;  /* the front end gave no kick descriptor */
+	bool stopped_before; /* stop_base is known */
+	bool carries_on;     /* it started where it was stopped */
+	uint16_t stop_base;
+};
+
+/* A device state transfer over a pipe of the front end, one at a time. */
+struct dev_transfer {
+	int fd; /* -1: none under way */
+	uint32_t gen;
+	bool load;
+	bool check_waits; /* CHECK_DEVICE_STATE is to be answered at the end */
+	int result;       /* of the last one */
+	uint8_t *buf;
+	size_t len, cap, sent;
+};
+
+struct dev_vm {
+	struct dev_daemon *daemon;
+	struct dev_loop *loop;
+	const struct dev_vm_options *opt;
+	uint8_t index;
+	bool ended; /* its inherited connection is over: nothing can come any more */
+
+	struct vhu vhu;
+	int front_listen; /* -1: none */
+	int front;        /* the front end; -1: none */
+	uint32_t front_gen;
+
+	struct vq_mem mem;
+	void *log_map;
+	struct dev_queue q[DEV_QUEUES];
+	bool running, frozen, loaded;
+	bool stranger;   /* the driver is to be told of a transport reset when the event queue comes
+			  */
+	bool tx_blocked; /* the engine takes no packet before it has sent one */
+
+	struct vsk vsk;
+	struct vsk_conn **buckets;
+	struct dev_conn *chunk[DEV_CONNS_MAX / DEV_CONNS_CHUNK];
+	size_t n_chunks;
+	struct hf_list dials;
+	uint64_t next_dial_us;
+	uint32_t dial_n; /* makes the names of dialling sockets unique */
+
+	int host_listen;
+	bool host_paused, front_paused; /* no descriptor or slot is free: until retry_us */
+	uint64_t retry_us;
+	size_t lost_seen; /* dev_maps_lost() as last seen */
+	struct dev_hello hello[DEV_HELLOS_MAX];
+
+	struct dev_transfer transfer;
+};
+
+/* ---- vm.c ---- */
+
+int dev_vm_new(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t index,
+	struct dev_vm **ret_vm, struct hf_err *reterr);
+void dev_vm_free(struct dev_vm *vm);
+
+/* Does what there is to do, within a budget. Returns when it wants the next call, as on_turn. */
+uint64_t dev_vm_turn(struct dev_vm *vm);
+void dev_vm_on_event(struct dev_vm *vm, struct dev_tag tag, uint32_t events);
+
+/* Ends all connections without a word to the guest. */
+void dev_vm_drop_all(struct dev_vm *vm);
+
+/* After a message of the front end: starts and stops queues as it says. 0 or -errno. */
+int dev_vm_sync_rings(struct dev_vm *vm);
+void dev_vm_stop_ring(struct dev_vm *vm, unsigned index);
+int dev_vm_reserve_slots(struct dev_vm *vm, size_t n);
+struct dev_tag dev_vm_tag(const struct dev_vm *vm, enum dev_what what, size_t slot, uint32_t gen);
+
+struct dev_vm_info {
+	const char *name;
+	uint32_t guest_cid;
+	bool connected;
+	const char *rings; /* "running", "stopped", "saved" */
+	size_t n_conns;
+};
+void dev_vm_info(const struct dev_vm *vm, struct dev_vm_info *ret_info);
+
+struct dev_conn_info {
+	uint32_t host_port, guest_port, peer_cid;
+	const char *state;
+	bool claimed;                             /* it has a host end */
+	uint64_t rx_bytes, tx_bytes;              /* guest to host, host to guest */
+	size_t to_host_pending, to_guest_pending; /* held in the daemon */
+};
+/* Walks over the connections: *at begins at 0; false at the end. */
+bool dev_vm_next_conn(const struct dev_vm *vm, size_t *at, struct dev_conn_info *ret_info);
+
+/* ---- front.c ---- */
+
+int dev_front_open(struct dev_vm *vm, struct hf_err *reterr);
+void dev_front_on_listen(struct dev_vm *vm);
+void dev_front_on_event(struct dev_vm *vm, uint32_t events);
+void dev_front_retry(struct dev_vm *vm); /* accepts again after there was no descriptor */
+/* Lets the front end go and drops everything that came from it. */
+void dev_front_close(struct dev_vm *vm, const char *why);
+/* Answers the event that is waiting; may close the front end. */
+void dev_front_answer(struct dev_vm *vm, int result, uint64_t value);
+
+/* ---- ring.c ---- */
+
+bool dev_ring_tx(struct dev_vm *vm); /* both: true when the budget ended before the work */
+bool dev_ring_rx(struct dev_vm *vm);
+void dev_ring_event(struct dev_vm *vm);
+
+/* ---- conn.c ---- */
+
+static inline struct dev_conn *dev_conn_of(struct vsk_conn *c)
+{
+	return (struct dev_conn *)c;
+}
+
+/* Makes the ring hold at least cap bytes more than it does; 0 or -ENOMEM. */
+int dev_conn_reserve(struct hf_ring *r, size_t room);
+
+struct dev_conn *dev_conn_at(const struct dev_vm *vm, size_t slot);
+
+/* Gives the connection its host end; owns fd from here on, also on failure. */
+int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd);
+
+/* Payload of the guest: to the host socket as far as it takes it, else into the ring. */
+void dev_conn_deliver(
+	struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov, size_t len);
+
+/* Reads payload for the guest: a count, 0 at the end, -EAGAIN, or another -errno. */
+ssize_t dev_conn_read(struct dev_conn *c, const struct iovec *iov, size_t n_iov);
+void dev_conn_ended(struct dev_vm *vm, struct dev_conn *c);             /* read returned 0 */
+void dev_conn_failed(struct dev_vm *vm, struct dev_conn *c, int error); /* or failed */
+
+void dev_conn_on_event(struct dev_vm *vm, struct dev_tag tag, uint32_t events);
+void dev_conn_thaw(struct dev_vm *vm, struct dev_conn *c);        /* catches up after frozen */
+void dev_conn_handle(struct dev_vm *vm, const struct vsk_ev *ev); /* any event but DATA */
+void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c);      /* closed: free it */
+
+/* ---- unix.c ---- */
+
+int dev_unix_open(struct dev_vm *vm, struct hf_err *reterr);
+void dev_unix_close(struct dev_vm *vm);
+void dev_unix_on_listen(struct dev_vm *vm);
+void dev_unix_on_hello(struct dev_vm *vm, struct dev_tag tag, uint32_t events);
+/* Dials for the guest; answers the engine now or from dev_unix_turn(). */
+void dev_unix_dial(struct dev_vm *vm, struct dev_conn *c);
+/* A dial that was under way on the other host: made when the rings run. */
+void dev_unix_dial_later(struct dev_vm *vm, struct dev_conn *c, uint64_t until_us);
+void dev_unix_retry(struct dev_vm *vm); /* accepts again after there was no room for a client */
+/* Asks the guest for those who wait, dials again, ends what is late. Returns as on_turn. */
+uint64_t dev_unix_turn(struct dev_vm *vm);
+
+/* ---- state.c ---- */
+
+void dev_state_versions(unsigned *ret_oldest, unsigned *ret_newest);
+int dev_state_save(
+	struct dev_vm *vm, int *ret_fd, size_t *ret_size, size_t *ret_conns, struct hf_err *reterr);
+int dev_state_load(struct dev_vm *vm, int fd, struct hf_err *reterr);
+int dev_state_claim(struct dev_vm *vm, uint32_t host_port, uint32_t guest_port, int *ret_fd,
+	struct hf_err *reterr);
+size_t dev_state_discard(struct dev_vm *vm); /* returns how many were forgotten */
+
+/* Device state over the front end's pipe: begins; 0 or -errno. Owns fd. */
+int dev_transfer_begin(struct dev_vm *vm, int fd, bool load);
+void dev_transfer_on_event(struct dev_vm *vm, struct dev_tag tag);
+/* CHECK_DEVICE_STATE: the result, or -EINPROGRESS when it is answered later. */
+int dev_transfer_check(struct dev_vm *vm);
+void dev_transfer_end(struct dev_vm *vm);
+
+#endif
