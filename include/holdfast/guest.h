@@ -42,7 +42,8 @@ extern "C" {
 #define HF_GUEST_TAG_MAX        127                                    /* bytes of a tag */
 #define HF_GUEST_REQUESTS_MAX   4096                                   /* unanswered at a time */
 #define HF_GUEST_STREAMS_MAX    4096
-#define HF_GUEST_BODY_MAX       (16u << 20) /* one request or answer */
+#define HF_GUEST_REQUEST_MAX    ((2u << 20) - 16) /* body of a request */
+#define HF_GUEST_ANSWER_MAX     (16u << 20) /* frame of an answer; 64 KiB from an upstream guest */
 #define HF_GUEST_QUEUE_MAX      (64u << 20) /* requests waiting for a connection, bytes */
 #define HF_GUEST_WINDOW_DEFAULT (256u << 10)
 

@@ -60,7 +60,15 @@ enum {                  /* offsets in the fixed fields of a connection */
 enum { CONN_FLAG_REQUEST_SENT = 1, CONN_FLAG_ASKED = 2, CONN_FLAGS_ALL = 3 };
 enum { CONN_STATE_DIALLING = 1, CONN_STATE_ASKING = 2, CONN_STATE_OPEN = 3 };
 
-enum { RST_HOST_PORT = 0, RST_GUEST_PORT = 4, RST_PEER_CID = 8, RST_TYPE = 12, RST_BYTES = 16 };
+enum { /* offsets in an RST that waits */
+	RST_HOST_PORT = 0,
+	RST_GUEST_PORT = 4,
+	RST_PEER_CID = 8,
+	RST_TYPE = 12,
+	RST_BUF_ALLOC = 16,
+	RST_FWD = 20,
+	RST_BYTES = 24,
+};
 
 _Static_assert(HEAD_BYTES <= VSK_SAVE_HEAD_MAX, "vsk_save_size() tells the truth");
 _Static_assert(PART_BYTES + CONN_BYTES <= VSK_SAVE_CONN_MAX, "vsk_save_size() tells the truth");
@@ -99,16 +107,28 @@ static void put_part(struct vsk_save *s, uint16_t kind, size_t len)
 	s->n++;
 }
 
-static void put_rst(struct vsk_save *s, uint32_t peer_cid, uint32_t host_port, uint32_t guest_port,
-	uint16_t type)
+static void put_rst(struct vsk_save *s, const struct vsk_rst *r, uint32_t buf_alloc, uint64_t fwd)
 {
 	uint8_t b[RST_BYTES] = { 0 };
-	le32_to(b + RST_HOST_PORT, host_port);
-	le32_to(b + RST_GUEST_PORT, guest_port);
-	le32_to(b + RST_PEER_CID, peer_cid);
-	le16_to(b + RST_TYPE, type);
+	le32_to(b + RST_HOST_PORT, r->host_port);
+	le32_to(b + RST_GUEST_PORT, r->guest_port);
+	le32_to(b + RST_PEER_CID, r->peer_cid);
+	le16_to(b + RST_TYPE, r->type);
+	le32_to(b + RST_BUF_ALLOC, buf_alloc);
+	le32_to(b + RST_FWD, (uint32_t)fwd);
 	put_part(s, KIND_RST, sizeof(b));
 	put(s, b, sizeof(b));
+}
+
+static void put_rst_of(struct vsk_save *s, const struct vsk_conn *c)
+{
+	const struct vsk_rst r = {
+		.peer_cid = c->peer_cid,
+		.host_port = c->host_port,
+		.guest_port = c->guest_port,
+		.type = c->type,
+	};
+	put_rst(s, &r, c->buf_alloc, c->fwd_cnt);
 }
 
 void vsk_save_begin(struct vsk_save *s, const struct vsk *v, void *buf, size_t cap)
@@ -116,15 +136,13 @@ void vsk_save_begin(struct vsk_save *s, const struct vsk *v, void *buf, size_t c
 	static const uint8_t nothing[HEAD_BYTES];
 	*s = (struct vsk_save){ .v = v, .buf = buf, .cap = cap };
 	put(s, nothing, sizeof(nothing)); /* filled in at the end */
-	for (uint32_t i = 0; i < v->n_rst; i++) {
-		const struct vsk_rst *r = &v->rst[i];
-		put_rst(s, r->peer_cid, r->host_port, r->guest_port, r->type);
-	}
+	for (uint32_t i = 0; i < v->n_rst; i++)
+		put_rst(s, &v->rst[i], v->cfg.buf_alloc, 0);
 	hf_list_for_each (n, &v->ctl) { /* closed ones stand in front */
 		const struct vsk_conn *c = HF_CONTAINER_OF(n, struct vsk_conn, ctl_node);
 		if (!(c->ctl & VSK_CTL_RST))
 			break;
-		put_rst(s, c->peer_cid, c->host_port, c->guest_port, c->type);
+		put_rst_of(s, c);
 	}
 }
 
@@ -139,7 +157,7 @@ void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 {
 	if (!keep) {
 		if (c->state != VSK_ASKING || c->request_sent)
-			put_rst(s, c->peer_cid, c->host_port, c->guest_port, c->type);
+			put_rst_of(s, c);
 		return;
 	}
 	size_t n_host = to_host->n[0] + to_host->n[1], n_guest = to_guest->n[0] + to_guest->n[1];
@@ -355,6 +373,8 @@ static int load_rst(struct vsk *v, const uint8_t *b)
 	if (!c)
 		return -ENOBUFS;
 	c->type = le16_at(b + RST_TYPE);
+	c->buf_alloc = le32_at(b + RST_BUF_ALLOC);
+	c->fwd_cnt = le32_at(b + RST_FWD);
 	c->held_by_device = false;
 	vsk_conn_close(v, c, true);
 	return 0;

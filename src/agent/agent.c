@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+#include "agent.h"
+#include "base/log.h"
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+void agt_stop(struct agt *a, const char *why)
+{
+	if (a->stopping)
+		return;
+	hf_info("stopping: %s", why);
+	a->stopping = true;
+	agt_link_stop(&a->link);
+	uv_stop(&a->loop);
+}
+
+static void on_signal(uv_signal_t *h, int signo)
+{
+	agt_stop(h->data, signo == SIGTERM ? "SIGTERM" : "SIGINT");
+}
+
+static int watch_signal(struct agt *a, uv_signal_t *h, int signo)
+{
+	int r = uv_signal_init(&a->loop, h);
+	h->data = a;
+	return r < 0 ? r : uv_signal_start(h, on_signal, signo);
+}
+
+static int set_up(struct agt *a, const struct agt_flags *flags, struct hf_err *reterr)
+{
+	a->flags = flags;
+	hf_list_init(&a->containers);
+	hf_list_init(&a->processes);
+	hf_list_init(&a->resumables);
+	(void)signal(SIGPIPE, SIG_IGN); /* cannot fail; writers look at EPIPE */
+	int r = uv_loop_init(&a->loop);
+	if (r == 0)
+		r = agt_children_init(&a->children, &a->loop);
+	if (r == 0)
+		r = watch_signal(a, &a->sigterm, SIGTERM);
+	if (r == 0)
+		r = watch_signal(a, &a->sigint, SIGINT);
+	if (r == 0)
+		r = agt_link_init(&a->link, a);
+	if (r < 0)
+		return hf_err_set(reterr, r, "event loop: %s", strerror(-r));
+	if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
+		return hf_err_set(reterr, -errno, "cannot become a subreaper: %s", strerror(errno));
+	agt_session_init(&a->session, a);
+	return agt_runtime_init(&a->runtime, a, reterr);
+}
+
+int agt_run(struct agt *a, const struct agt_flags *flags)
+{
+	struct hf_err err = { 0 };
+	int r = set_up(a, flags, &err);
+	if (r == 0) {
+		r = agt_link_start(&a->link);
+		if (r < 0)
+			(void)hf_err_set(&err, r, "standard input and output: %s", strerror(-r));
+	}
+	if (r < 0) {
+		hf_error("%s", err.text);
+		return EXIT_FAILURE;
+	}
+	(void)uv_run(&a->loop, UV_RUN_DEFAULT); /* returns when stopped */
+	return EXIT_SUCCESS;
+}

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+#include "boot.h"
+#include "agent/host/cgroup.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/reboot.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+static void mount_all(void)
+{
+	static const struct {
+		const char *target, *type;
+		unsigned long flags;
+		const char *data;
+	} mounts[] = {
+		{ "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL },
+		{ "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL },
+		{ "/dev", "devtmpfs", MS_NOSUID, "mode=0755" },
+		{ "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC,
+			"newinstance,ptmxmode=0666,mode=0620" },
+		{ "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777" },
+		{ "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL },
+		{ "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755" },
+		{ "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777" },
+		{ "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL },
+	};
+	for (size_t i = 0; i < HF_ARRAY_SIZE(mounts); i++) {
+		(void)mkdir(mounts[i].target, 0755); /* if it is needed and fails, mount says so */
+		if (mount(mounts[i].type, mounts[i].target, mounts[i].type, mounts[i].flags,
+			    mounts[i].data) < 0 &&
+			errno != EBUSY) /* mounted by the kernel or an earlier stage */
+			hf_warn("boot: mount %s: %s", mounts[i].target, strerror(errno));
+	}
+	/* programs expect these names; an image may have them already */
+	(void)symlink("/proc/self/fd", "/dev/fd");
+	(void)symlink("fd/0", "/dev/stdin");
+	(void)symlink("fd/1", "/dev/stdout");
+	(void)symlink("fd/2", "/dev/stderr");
+}
+
+/* The kernel gives PID 1 no standard streams when it finds no console. */
+static void open_console(void)
+{
+	if (fcntl(STDERR_FILENO, F_GETFD) >= 0)
+		return;
+	int fd = open("/dev/console", O_RDWR | O_NOCTTY);
+	if (fd < 0)
+		fd = open("/dev/null", O_RDWR);
+	for (int i = 0; fd >= 0 && i < 3; i++)
+		if (fcntl(i, F_GETFD) < 0)
+			(void)dup2(fd, i); /* without it the log is lost, nothing else */
+	if (fd > 2)
+		(void)close(fd);
+}
+
+static void load_module(char *line)
+{
+	/* "path parameters..." */
+	size_t n = strcspn(line, " \t");
+	const char *params = line[n] ? line + n + 1 : "";
+	line[n] = '\0';
+	HF_CLEANUP(fd_closep) int fd = open(line, O_RDONLY | O_CLOEXEC);
+	int flags = n > 3 && strcmp(line + n - 3, ".ko") ? 4 : 0; /* 4: the kernel unpacks .ko.xz */
+	if (fd < 0 || (syscall(SYS_finit_module, fd, params, flags) < 0 && errno != EEXIST))
+		hf_warn("boot: module %s: %s", line, strerror(errno));
+}
+
+static void load_modules(const char *list)
+{
+	char line[512];
+	FILE *f = list ? fopen(list, "re") : NULL;
+	if (!f)
+		return; /* a kernel with everything built in needs none */
+	while (fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\r\n")] = '\0';
+		if (line[0] && line[0] != '#')
+			load_module(line);
+	}
+	(void)fclose(f); /* was only read */
+}
+
+static void loopback_up(void)
+{
+	struct ifreq ifr = { 0 };
+	HF_CLEANUP(fd_closep) int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	(void)snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "lo");
+	if (fd < 0 || ioctl(fd, SIOCGIFFLAGS, &ifr) < 0) {
+		hf_warn("boot: lo: %s", strerror(errno));
+		return;
+	}
+	ifr.ifr_flags |= IFF_UP;
+	if (ioctl(fd, SIOCSIFFLAGS, &ifr) < 0)
+		hf_warn("boot: lo up: %s", strerror(errno));
+}
+
+void agt_boot(const struct agt_flags *flags)
+{
+	(void)umask(022);
+	(void)chdir("/"); /* PID 1 is there already */
+	if (!getenv("PATH"))
+		(void)setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1);
+	mount_all();
+	open_console();
+	load_modules(flags->modules);
+	loopback_up();
+	if (flags->hostname && sethostname(flags->hostname, strlen(flags->hostname)) < 0)
+		hf_warn("boot: host name %s: %s", flags->hostname, strerror(errno));
+	agt_cgroup_set_up(flags->root_mem_reserve);
+}
+
+void agt_power_off(void)
+{
+	sync();
+	if (reboot(LINUX_REBOOT_CMD_POWER_OFF) < 0)
+		hf_error("power off: %s", strerror(errno));
+	for (;;)
+		pause(); /* PID 1 must not return: the kernel would panic */
+}

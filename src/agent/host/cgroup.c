@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+#include "cgroup.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysinfo.h>
+
+#define ROOT      "/sys/fs/cgroup"
+#define PATH_CAP  4096
+#define DEPTH_MAX 16
+#define FILE_CAP  16384
+#define NO_LIMIT  INT64_MAX
+
+/* The whole of a small file as text; -errno. */
+static ssize_t read_text(const char *folder, const char *name, char *text, size_t cap)
+{
+	char path[PATH_CAP];
+	(void)snprintf(path, sizeof(path), "%s/%s", folder, name);
+	HF_CLEANUP(fd_closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	size_t n = 0;
+	for (ssize_t k = 1; k > 0 && n < cap - 1; n += (size_t)HF_MAX(k, 0))
+		k = read(fd, text + n, cap - 1 - n);
+	text[n] = '\0';
+	return (ssize_t)n;
+}
+
+static bool is_folder(const char *path)
+{
+	struct stat st;
+	return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* "0::/path" is version 2's line; on version 1 the pids controller's hierarchy serves. */
+char *agt_cgroup_of(pid_t pid)
+{
+	char proc[32], text[FILE_CAP], path[PATH_CAP], *save = NULL, *found = NULL;
+	(void)snprintf(proc, sizeof(proc), "/proc/%d", (int)pid);
+	if (read_text(proc, "cgroup", text, sizeof(text)) <= 0)
+		return NULL;
+	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		char *controllers = strchr(line, ':');
+		char *at = controllers ? strchr(controllers + 1, ':') : NULL;
+		if (!at || !strcmp(at, ":/"))
+			continue;
+		*at++ = '\0';
+		controllers++;
+		(void)snprintf(path, sizeof(path), ROOT "%s%s%s", controllers[0] ? "/" : "",
+			controllers, at);
+		if (found || (controllers[0] && strcmp(controllers, "pids")) || !is_folder(path))
+			continue;
+		found = strdup(path);
+	}
+	return found;
+}
+
+static void add_processes(const char *folder, json_t *list, int depth)
+{
+	char text[FILE_CAP], path[PATH_CAP], *save = NULL;
+	if (read_text(folder, "cgroup.procs", text, sizeof(text)) < 0)
+		return;
+	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		if (json_array_size(list) < AGT_PIDS_MAX)
+			json_array_append_new(list, json_pack("{s:I}", "ProcessId",
+							    (json_int_t)strtol(line, NULL, 10)));
+	DIR *d = depth < DEPTH_MAX ? opendir(folder) : NULL;
+	for (struct dirent *e; d && (e = readdir(d));) {
+		if (e->d_type != DT_DIR || e->d_name[0] == '.')
+			continue;
+		int n = snprintf(path, sizeof(path), "%s/%s", folder, e->d_name);
+		if (n > 0 && (size_t)n < sizeof(path))
+			add_processes(path, list, depth + 1);
+	}
+	if (d)
+		(void)closedir(d);
+}
+
+json_t *agt_cgroup_processes(const char *folder)
+{
+	json_t *list = json_array();
+	add_processes(folder, list, 0);
+	return list;
+}
+
+/* A file with one number; "max" and absence give the default. */
+static int64_t number(const char *folder, const char *name, int64_t otherwise)
+{
+	char text[64], *end;
+	if (read_text(folder, name, text, sizeof(text)) <= 0)
+		return otherwise;
+	long long v = strtoll(text, &end, 10);
+	return end == text ? otherwise : v;
+}
+
+/* The number after a name in the lines of a flat keyed file; 0 when absent. */
+static int64_t keyed(const char *text, const char *name)
+{
+	size_t n = strlen(name);
+	for (const char *p = text; p; p = strchr(p, '\n')) {
+		p += *p == '\n';
+		if (!strncmp(p, name, n) && p[n] == ' ')
+			return strtoll(p + n + 1, NULL, 10);
+	}
+	return 0;
+}
+
+static void put(json_t *o, const char *name, int64_t v)
+{
+	if (v != 0)
+		json_object_set_new(o, name, json_integer(v));
+}
+
+/* The metrics' names and the names in memory.stat that they come from. */
+static const struct {
+	const char *name, *from;
+} memory_map[] = {
+	{ "cache", "file" },
+	{ "rss", "anon" },
+	{ "rss_huge", "anon_thp" },
+	{ "mapped_file", "file_mapped" },
+	{ "dirty", "file_dirty" },
+	{ "writeback", "file_writeback" },
+	{ "pg_pg_in", "pgpgin" },
+	{ "pg_pg_out", "pgpgout" },
+	{ "pg_fault", "pgfault" },
+	{ "pg_maj_fault", "pgmajfault" },
+	{ "inactive_anon", "inactive_anon" },
+	{ "active_anon", "active_anon" },
+	{ "inactive_file", "inactive_file" },
+	{ "active_file", "active_file" },
+	{ "unevictable", "unevictable" },
+};
+
+static json_t *entry(int64_t usage, int64_t limit, int64_t max, int64_t failcnt)
+{
+	json_t *o = json_object();
+	put(o, "limit", limit);
+	put(o, "usage", usage);
+	put(o, "max", max);
+	put(o, "failcnt", failcnt);
+	return o;
+}
+
+static json_t *memory(const char *folder, json_t *oom)
+{
+	char stat[FILE_CAP] = "", events[1024] = "";
+	json_t *m = json_object();
+	(void)read_text(folder, "memory.stat", stat, sizeof(stat));       /* absent: all zero */
+	(void)read_text(folder, "memory.events", events, sizeof(events)); /* absent: all zero */
+	int64_t limit = number(folder, "memory.max", NO_LIMIT);
+	int64_t swap_limit = number(folder, "memory.swap.max", NO_LIMIT);
+	for (size_t i = 0; i < HF_ARRAY_SIZE(memory_map); i++)
+		put(m, memory_map[i].name, keyed(stat, memory_map[i].from));
+	put(m, "hierarchical_memory_limit", limit);
+	put(m, "hierarchical_swap_limit", swap_limit);
+	for (size_t i = 0; i < HF_ARRAY_SIZE(memory_map); i++) {
+		char total[40];
+		(void)snprintf(total, sizeof(total), "total_%s", memory_map[i].name);
+		put(m, total, keyed(stat, memory_map[i].from));
+	}
+	json_object_set_new(m, "usage",
+		entry(number(folder, "memory.current", 0), limit, number(folder, "memory.peak", 0),
+			keyed(events, "max")));
+	json_object_set_new(
+		m, "swap", entry(number(folder, "memory.swap.current", 0), swap_limit, 0, 0));
+	json_object_set_new(m, "kernel", entry(keyed(stat, "kernel_stack"), 0, 0, 0));
+	json_object_set_new(m, "kernel_tcp", entry(keyed(stat, "sock"), 0, 0, 0));
+	put(oom, "oom_kill", keyed(events, "oom_kill"));
+	return m;
+}
+
+static json_t *cpu(const char *folder)
+{
+	char text[2048] = "";
+	(void)read_text(folder, "cpu.stat", text, sizeof(text)); /* absent: all zero */
+	json_t *usage = json_object(), *throttling = json_object();
+	put(usage, "total", keyed(text, "usage_usec") * 1000);
+	put(usage, "kernel", keyed(text, "system_usec") * 1000);
+	put(usage, "user", keyed(text, "user_usec") * 1000);
+	put(throttling, "periods", keyed(text, "nr_periods"));
+	put(throttling, "throttled_periods", keyed(text, "nr_throttled"));
+	put(throttling, "throttled_time", keyed(text, "throttled_usec") * 1000);
+	return json_pack("{s:o,s:o}", "usage", usage, "throttling", throttling);
+}
+
+json_t *agt_cgroup_metrics(const char *folder)
+{
+	json_t *pids = json_object(), *oom = json_object();
+	put(pids, "current", number(folder, "pids.current", 0));
+	put(pids, "limit", number(folder, "pids.max", 0));
+	json_t *mem = memory(folder, oom);
+	return json_pack("{s:o,s:o,s:o,s:o}", "pids", pids, "cpu", cpu(folder), "memory", mem,
+		"memory_oom_control", oom);
+}
+
+static void write_text(const char *path, const char *text)
+{
+	HF_CLEANUP(fd_closep) int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, text, strlen(text)) < 0)
+		hf_warn("%s: %s: %s", path, text, strerror(errno));
+}
+
+void agt_cgroup_set_up(uint64_t reserve_bytes)
+{
+	static const char *const all[] = { "+cpu", "+cpuset", "+io", "+memory", "+pids" };
+	struct sysinfo info;
+	char text[32];
+	if (!is_folder(ROOT "/pods") && mkdir(ROOT "/pods", 0755) < 0) {
+		hf_warn(ROOT "/pods: %s", strerror(errno));
+		return;
+	}
+	for (size_t i = 0; i < HF_ARRAY_SIZE(all); i++)
+		write_text(ROOT "/cgroup.subtree_control", all[i]);
+	if (sysinfo(&info) < 0)
+		return;
+	uint64_t total = (uint64_t)info.totalram * info.mem_unit;
+	if (total <= reserve_bytes)
+		return;
+	(void)snprintf(text, sizeof(text), "%llu", (unsigned long long)(total - reserve_bytes));
+	write_text(ROOT "/pods/memory.max", text);
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * cgroup.h - what the kernel's control groups tell about a container: its processes, and its
+ * statistics in the shape that hosts expect (containerd's metrics of cgroup v1, from v2's files).
+ */
+#ifndef AGT_HOST_CGROUP_H
+#define AGT_HOST_CGROUP_H
+
+#include <jansson.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define AGT_PIDS_MAX 2800 /* in a list of processes: an answer must fit into a frame */
+
+/* The folder of the process's cgroup, to be freed; NULL when there is none. */
+char *agt_cgroup_of(pid_t pid);
+
+/* The processes below the folder, [{"ProcessId": n}, ...]. */
+json_t *agt_cgroup_processes(const char *folder);
+
+/* The metrics; members that are zero or unknown are left out. */
+json_t *agt_cgroup_metrics(const char *folder);
+
+/* As PID 1: controllers for all below, and /pods limited to all memory but the reserve. */
+void agt_cgroup_set_up(uint64_t reserve_bytes);
+
+#endif

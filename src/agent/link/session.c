@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: MIT */
+#include "session.h"
+#include "agent/agent.h"
+#include "agent/rpc/handlers.h"
+#include "base/fd.h"
+#include "base/hex.h"
+#include "base/log.h"
+#include "bridge/protocol.h"
+#include "dial.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+/* Names this agent: the kernel's boot id and the moment of the agent's start. */
+static void name_instance(char *text, size_t cap)
+{
+	char boot[37] = "";
+	struct timespec ts = { 0 };
+	HF_CLEANUP(fd_closep)
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || fd_read_all(fd, boot, 36) < 0)
+		(void)snprintf(boot, sizeof(boot), "no-boot-id");
+	(void)clock_gettime(CLOCK_REALTIME, &ts); /* cannot fail for this clock */
+	(void)snprintf(text, cap, "%s:%llx", boot,
+		(unsigned long long)ts.tv_sec * 1000000000ull + (unsigned long long)ts.tv_nsec);
+}
+
+void agt_session_init(struct agt_session *s, struct agt *a)
+{
+	s->a = a;
+	s->epoch = 1;
+	hf_list_init(&s->in_flight);
+	brg_publisher_init(&s->publisher);
+	brg_requests_init(&s->record, s->entries, BRG_REQUESTS_MAX, BRG_ANSWERS_MAX, true);
+	name_instance(s->instance, sizeof(s->instance));
+}
+
+/* A record and a publisher that owe nothing to anybody. */
+static void begin_anew(struct agt_session *s, bool holdfast)
+{
+	char *answer;
+	struct brg_note *note;
+	while ((answer = brg_requests_drain(&s->record)))
+		free(answer);
+	while ((note = brg_publisher_pop(&s->publisher, UINT64_MAX))) {
+		free(note->payload);
+		free(note);
+	}
+	brg_requests_init(&s->record, s->entries, BRG_REQUESTS_MAX, BRG_ANSWERS_MAX, !holdfast);
+	brg_publisher_begin(&s->publisher, holdfast);
+	if (s->exists)
+		agt_resume_drop_all(s->a);
+	s->exists = holdfast;
+	s->epoch++;
+}
+
+void agt_session_down(struct agt_session *s)
+{
+	bool upstream = s->negotiated && !s->exists;
+	s->negotiated = false;
+	s->knows_all = false;
+	brg_publisher_down(&s->publisher);
+	if (!upstream)
+		return;
+	hf_list_for_each_safe (l, &s->in_flight) {
+		struct agt_request *rq = HF_CONTAINER_OF(l, struct agt_request, link);
+		if (rq->type != BRG_WAIT_FOR_PROCESS || rq->epoch != s->epoch ||
+			s->n_orphans == AGT_ORPHANS_MAX)
+			continue;
+		rq->orphan = true;
+		s->n_orphans++;
+	}
+	begin_anew(s, false);
+}
+
+static void adopt(struct agt_session *s, struct agt_request *rq)
+{
+	if (brg_requests_begin(&s->record, rq->id, rq->type) != BRG_SEEN_NEW)
+		return; /* the host uses this id for another request */
+	rq->epoch = s->epoch;
+	rq->orphan = false;
+	s->n_orphans--;
+}
+
+void agt_session_adopt(struct agt_session *s, const char *container, uint32_t pid)
+{
+	if (s->exists || s->n_orphans == 0)
+		return;
+	hf_list_for_each_safe (l, &s->in_flight) {
+		struct agt_request *rq = HF_CONTAINER_OF(l, struct agt_request, link);
+		if (rq->orphan && rq->wait_pid == pid && !strcmp(rq->container, container))
+			adopt(s, rq);
+	}
+}
+
+static void adopt_below(struct agt_session *s, uint64_t id)
+{
+	hf_list_for_each_safe (l, &s->in_flight) {
+		struct agt_request *rq = HF_CONTAINER_OF(l, struct agt_request, link);
+		if (rq->orphan && rq->id < id)
+			adopt(s, rq);
+	}
+}
+
+void agt_session_pump(struct agt_session *s)
+{
+	struct agt_link *link = &s->a->link;
+	struct brg_request *e;
+	struct brg_note *note;
+	while ((e = brg_requests_unsent(&s->record))) {
+		if (agt_link_send(link, brg_answer_type(e->type), e->id, e->answer, e->len) < 0)
+			return; /* the link comes back when it has room */
+		free(brg_requests_sent(&s->record, e));
+	}
+	while ((note = brg_publisher_unsent(&s->publisher))) {
+		if (agt_link_send(link, BRG_NOTIFICATION, 0, note->payload, note->len) < 0)
+			return;
+		note->sent = true;
+	}
+}
+
+void agt_session_answer(struct agt_session *s, struct agt_request *rq, char *text, uint32_t len)
+{
+	int r = 0;
+	if (rq->epoch == 0) {
+		/* there is room: the link reads no frame when there is not */
+		r = agt_link_send(&s->a->link, brg_answer_type(rq->type), rq->id, text, len);
+		free(text);
+	} else if (rq->epoch != s->epoch) {
+		r = -ESTALE;
+		free(text);
+	} else {
+		r = brg_requests_finish(&s->record, rq->id, text, len);
+		if (r < 0)
+			free(text);
+		agt_session_pump(s);
+	}
+	s->n_answered += r == 0;
+	s->n_dropped += r < 0;
+	if (r < 0)
+		hf_debug("request %lu %s: its host has gone, answer dropped", (unsigned long)rq->id,
+			agt_request_name(rq->type));
+}
+
+void agt_session_forget(struct agt_session *s, struct agt_request *rq)
+{
+	hf_list_remove(&rq->link);
+	s->n_in_flight--;
+	s->n_orphans -= rq->orphan;
+}
+
+static struct agt_request *new_request(
+	struct agt_session *s, const struct brg_frame *f, uint64_t epoch)
+{
+	struct agt_request *rq = calloc(1, sizeof(*rq));
+	if (!rq) {
+		hf_error("request %lu: no memory", (unsigned long)f->id);
+		return NULL;
+	}
+	rq->a = s->a;
+	rq->id = f->id;
+	rq->type = f->type;
+	rq->epoch = epoch;
+	rq->began_us = agt_now_us();
+	hf_list_init(&rq->wait);
+	hf_list_append(&s->in_flight, &rq->link);
+	s->n_in_flight++;
+	return rq;
+}
+
+static void refuse_full(struct agt_session *s, const struct brg_frame *f)
+{
+	struct agt_request *rq = new_request(s, f, 0);
+	if (rq)
+		agt_refuse(rq, BRG_E_FAIL,
+			s->exists ? "too many unacknowledged answers: acknowledge some first"
+				  : "too many requests in flight (%zu): wait for answers first",
+			s->n_in_flight);
+}
+
+/* {"Answers": [id, ...], "Notifications": seq}. Never answered; nonsense in it is ignored. */
+static void acknowledge(struct agt_session *s, const struct brg_frame *f)
+{
+	struct hf_err err = { 0 };
+	json_t *msg = NULL, *v;
+	size_t i;
+	if (agt_json_parse(f->payload, f->len, &msg, &err) < 0) {
+		hf_warn("acknowledgement ignored: %s", err.text);
+		return;
+	}
+	struct agt_fields fields = { .obj = msg, .prefix = "" };
+	json_t *answers = agt_field_array(&fields, "Answers");
+	json_array_foreach (answers, i, v) {
+		if (json_is_integer(v) && json_integer_value(v) >= 0)
+			free(brg_requests_acknowledge(&s->record, (uint64_t)json_integer_value(v)));
+	}
+	uint64_t seq = agt_field_uint(&fields, "Notifications", INT64_MAX, 0);
+	struct brg_note *note;
+	while ((note = brg_publisher_pop(&s->publisher, seq))) {
+		free(note->payload);
+		free(note);
+	}
+	json_decref(msg);
+}
+
+void agt_session_frame(struct agt_session *s, const struct brg_frame *f)
+{
+	uint64_t epoch = 0;
+	if (s->negotiated && s->exists && f->type == BRG_ACKNOWLEDGE) {
+		acknowledge(s, f);
+		return;
+	}
+	if (s->negotiated && f->type != BRG_NEGOTIATE) {
+		epoch = s->epoch;
+		enum brg_seen seen = s->n_in_flight >= AGT_IN_FLIGHT_MAX
+					     ? BRG_SEEN_FULL
+					     : brg_requests_begin(&s->record, f->id, f->type);
+		if (seen == BRG_SEEN_FULL)
+			refuse_full(s, f);
+		if (seen == BRG_SEEN_ANSWERED)
+			agt_session_pump(s);
+		if (seen != BRG_SEEN_NEW)
+			return;
+	}
+	struct agt_request *rq = new_request(s, f, epoch);
+	if (rq)
+		agt_request_run(rq, f->payload, f->len);
+}
+
+void agt_session_notify(struct agt_session *s, struct agt_container *c, json_t *note_json)
+{
+	uint64_t seq = brg_publisher_next_seq(&s->publisher);
+	if (seq > 0)
+		json_object_set_new(
+			note_json, "Holdfast", json_pack("{s:I}", "Seq", (json_int_t)seq));
+	char *text = json_dumps(note_json, JSON_COMPACT);
+	json_decref(note_json);
+	struct brg_note *note = calloc(1, sizeof(*note));
+	if (!text || !note) {
+		hf_error("container %s: no memory for its exit notification", c->id);
+		goto done;
+	}
+	*note = (struct brg_note){ .payload = text, .len = (uint32_t)strlen(text) };
+	bool known = s->exists || s->knows_all || c->named_epoch == s->epoch;
+	if (!known)
+		s->publisher.dropped++;
+	enum brg_publish p =
+		known ? brg_publisher_publish(&s->publisher, note) : BRG_PUBLISH_DROPPED;
+	if (p == BRG_PUBLISH_KEPT) {
+		agt_session_pump(s);
+		return;
+	}
+	if (p == BRG_PUBLISH_SEND_NOW &&
+		agt_link_send(&s->a->link, BRG_NOTIFICATION, 0, text, note->len) < 0)
+		p = BRG_PUBLISH_DROPPED;
+	if (p == BRG_PUBLISH_DROPPED)
+		hf_warn("container %s: no host to notify of its exit (%lu dropped so far)", c->id,
+			(unsigned long)s->publisher.dropped);
+done:
+	free(text);
+	free(note);
+}
+
+struct offer {
+	bool made;
+	bool resume;
+	char session[33];
+};
+
+static void read_offer(struct agt_fields *f, struct offer *o)
+{
+	uint8_t bits[16];
+	struct agt_fields h = agt_field_fields(f, "Holdfast", "Holdfast.");
+	uint64_t version = agt_field_uint(&h, "Version", UINT32_MAX, 0);
+	const char *session = agt_field_string(&h, "Session", "");
+	o->resume = agt_field_bool(&h, "Resume", false);
+	o->made = version >= 1;
+	if (o->made && h.err.code == 0 && hex_decode(session, bits, sizeof(bits)) < 0)
+		(void)hf_err_set(&h.err, -EBADMSG, "Holdfast.Session: expected 32 hex digits");
+	hex_encode(bits, o->made && h.err.code == 0 ? sizeof(bits) : 0, o->session);
+	agt_fields_join(f, &h);
+}
+
+/* Enters the session that the host asks for; says which it got, NULL for none. */
+static const char *enter(struct agt_session *s, const struct offer *o, uint64_t id)
+{
+	const char *what = NULL;
+	if (!o->made) {
+		begin_anew(s, false);
+		s->knows_all = id > 0;
+		adopt_below(s, id);
+	} else if (o->resume && s->exists && !strcmp(s->id, o->session)) {
+		brg_requests_rewind(&s->record);
+		what = "resumed";
+	} else {
+		begin_anew(s, true);
+		(void)snprintf(s->id, sizeof(s->id), "%s", o->session);
+		what = o->resume ? "unknown" : "new";
+	}
+	s->negotiated = true;
+	s->a->link.negotiated = true;
+	return what;
+}
+
+static json_t *capabilities(const struct agt_session *s, const char *what)
+{
+	uint32_t cid;
+	json_t *h = json_pack("{s:i, s:s, s:b, s:b}", "Version", 1, "Instance", s->instance,
+		"RequestReplay", 1, "StreamResume", 1);
+	if (what)
+		json_object_set_new(h, "Session", json_string(what));
+	if (!s->a->flags->transport.unix_socket && agt_local_cid(&cid) == 0)
+		json_object_set_new(h, "Cid", json_integer(cid));
+	return json_pack("{s:[{s:i,s:i}], s:s, s:{s:b,s:b,s:b,s:o}}", "SupportedSchemaVersions",
+		"Major", 2, "Minor", 1, "RuntimeOsType", "Linux", "GuestDefinedCapabilities",
+		"SignalProcessSupported", 1, "DumpStacksSupported", 1,
+		"DeleteContainerStateSupported", 1, "Holdfast", h);
+}
+
+void agt_rpc_negotiate(struct agt_request *rq)
+{
+	struct agt_session *s = &rq->a->session;
+	struct offer offer = { 0 };
+	uint64_t min = agt_field_uint(&rq->f, "MinimumVersion", UINT32_MAX, 0);
+	uint64_t max = agt_field_uint(&rq->f, "MaximumVersion", UINT32_MAX, 0);
+	read_offer(&rq->f, &offer);
+	if (agt_refuse_fields(rq, &rq->f))
+		return;
+	if (max < BRG_VERSION || min > BRG_VERSION) {
+		agt_refuse(rq, BRG_E_VERSION,
+			"protocol versions %lu to %lu: this guest speaks %u only",
+			(unsigned long)min, (unsigned long)max, BRG_VERSION);
+		return;
+	}
+	const char *what = enter(s, &offer, rq->id);
+	hf_info("bridge: negotiated, %s%s", what ? "Holdfast session " : "host without a session",
+		what ? what : "");
+	agt_answer(rq, json_pack("{s:i, s:o}", "Version", BRG_VERSION, "Capabilities",
+			       capabilities(s, what)));
+	brg_publisher_up(&s->publisher);
+	agt_session_pump(s);
+}

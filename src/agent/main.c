@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+#include "agent.h"
+#include "base/fd.h"
+#include "boot/boot.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct agt agent; /* large: its tables are part of it */
+
+/* The log's descriptor: one of our own, so that making it non-blocking touches nobody else's. A
+ * slow or absent reader loses log lines and never stops the agent. */
+static int open_log(const char *file)
+{
+	const char *path = file ? file : "/proc/self/fd/2";
+	int fd =
+		open(path, O_WRONLY | O_CREAT | O_APPEND | O_NONBLOCK | O_CLOEXEC | O_NOCTTY, 0600);
+	if (fd >= 0)
+		return fd;
+	if (file)
+		return -errno;
+	(void)fd_set_nonblock(STDERR_FILENO, true); /* a socket: cannot be opened again */
+	return STDERR_FILENO;
+}
+
+int main(int argc, char *argv[])
+{
+	struct agt_flags flags;
+	struct hf_err err = { 0 };
+	bool init = getpid() == 1;
+	int r = agt_flags_parse(&flags, argc, argv, &err);
+	if (r < 0 && !init) {
+		(void)fprintf(stderr, "holdfast-agent: %s\n", err.text);
+		return 2;
+	}
+	if (flags.help || flags.version) {
+		(void)fputs(
+			flags.help ? agt_flags_help : "holdfast-agent " HF_VERSION "\n", stdout);
+		return 0;
+	}
+	if (init)
+		agt_boot(&flags);
+	int log = open_log(flags.logfile);
+	if (log < 0) {
+		(void)fprintf(
+			stderr, "holdfast-agent: -logfile=%s: %s\n", flags.logfile, strerror(-log));
+		log = STDERR_FILENO;
+	}
+	hf_log_setup("holdfast-agent", log, flags.loglevel, flags.log_format);
+	if (r < 0) /* the kernel passes PID 1 words of its own command line */
+		hf_warn("%s", err.text);
+	int status = agt_run(&agent, &flags);
+	if (init)
+		agt_power_off();
+	return status;
+}

@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: MIT */
+#include "runtime.h"
+#include "agent/agent.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "bridge/protocol.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define LOG_TAIL 8192 /* bytes of the runtime's log that are looked at */
+
+enum file { FILE_LOG, FILE_PID, FILE_JSON, FILE_SOCK, FILE_N_ };
+static const char *const suffix[FILE_N_] = { "log", "pid", "json", "sock" };
+
+struct running {
+	struct agt *a;
+	struct agt_child child;
+	struct agt_timer *deadline;
+	char path[FILE_N_][96];
+	bool want_pid, want_console;
+	int console_listener;
+	agt_run_fn *fn;
+	void *arg;
+};
+
+int32_t agt_runtime_hresult(const char *text)
+{
+	static const struct {
+		const char *part;
+		int32_t hresult;
+	} table[] = {
+		{ "does not exist", BRG_E_SYSTEM_NOT_FOUND },
+		{ "already exists", BRG_E_ALREADY_EXISTS },
+		{ "with id exists", BRG_E_ALREADY_EXISTS },
+		{ "invalid container id", BRG_E_INVALID_ARG },
+		{ "invalid id format", BRG_E_INVALID_ARG },
+		{ "is not stopped", BRG_E_INVALID_STATE },
+		{ "not stopped", BRG_E_INVALID_STATE },
+		{ "still running", BRG_E_INVALID_STATE },
+		{ "is not running", BRG_E_ALREADY_STOPPED },
+		{ "not running", BRG_E_ALREADY_STOPPED },
+	};
+	for (size_t i = 0; i < HF_ARRAY_SIZE(table); i++)
+		if (strstr(text, table[i].part))
+			return table[i].hresult;
+	return BRG_E_FAIL;
+}
+
+static bool in_path(const char *program)
+{
+	char copy[1024], at[1200], *save = NULL;
+	const char *path = getenv("PATH");
+	(void)snprintf(copy, sizeof(copy), "%s", path ? path : "/usr/sbin:/usr/bin:/sbin:/bin");
+	for (char *d = strtok_r(copy, ":", &save); d; d = strtok_r(NULL, ":", &save)) {
+		(void)snprintf(at, sizeof(at), "%s/%s", d, program);
+		if (access(at, X_OK) == 0)
+			return true;
+	}
+	return false;
+}
+
+static int make_dir(const char *path, struct hf_err *reterr)
+{
+	if (mkdir(path, 0700) < 0 && errno != EEXIST)
+		return hf_err_set(
+			reterr, -errno, "%s: cannot make the folder: %s", path, strerror(errno));
+	return 0;
+}
+
+int agt_runtime_init(struct agt_runtime *rt, struct agt *a, struct hf_err *reterr)
+{
+	const char *dir = a->flags->state_dir ? a->flags->state_dir : "/run/holdfast-agent";
+	const char *program = a->flags->runtime;
+	*rt = (struct agt_runtime){ .a = a };
+	if (!program)
+		program = in_path("crun") || !in_path("runc") ? "crun" : "runc";
+	if (strlen(program) >= sizeof(rt->program) || strlen(dir) >= sizeof(rt->dir))
+		return hf_err_set(reterr, -ENAMETOOLONG,
+			"-runtime or -state: at most %zu and %zu bytes", sizeof(rt->program) - 1,
+			sizeof(rt->dir) - 1);
+	(void)snprintf(rt->program, sizeof(rt->program), "%s", program);
+	(void)snprintf(rt->dir, sizeof(rt->dir), "%s", dir);
+	(void)snprintf(rt->root, sizeof(rt->root), "%s/runtime", dir);
+	const char *slash = strrchr(program, '/');
+	rt->is_crun = !strcmp(slash ? slash + 1 : program, "crun");
+	int r = make_dir(rt->dir, reterr);
+	return r < 0 ? r : make_dir(rt->root, reterr);
+}
+
+static ssize_t read_file(const char *path, char *text, size_t cap)
+{
+	HF_CLEANUP(fd_closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	off_t from = st.st_size >= (off_t)cap ? st.st_size - (off_t)cap + 1 : 0;
+	ssize_t n = pread(fd, text, cap - 1, from);
+	if (n < 0)
+		return -errno;
+	text[n] = '\0';
+	return n;
+}
+
+/* The text of the last error in the runtime's log, or how it ended. */
+static void error_text(const struct running *r, int status, char *text, size_t cap)
+{
+	char log[LOG_TAIL], *save = NULL;
+	const char *program = r->a->runtime.program;
+	if (WIFSIGNALED(status))
+		(void)snprintf(text, cap, "%s: killed by signal %d", program, WTERMSIG(status));
+	else
+		(void)snprintf(text, cap, "%s: exit status %d without an error text", program,
+			WEXITSTATUS(status));
+	if (read_file(r->path[FILE_LOG], log, sizeof(log)) <= 0)
+		return;
+	for (char *line = strtok_r(log, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		const char *msg = NULL, *level = "error";
+		json_t *o = json_loads(line, 0, NULL);
+		(void)json_unpack(o, "{s:s, s?s}", "msg", &msg, "level", &level);
+		bool error = !strcmp(level, "error") || !strcmp(level, "fatal");
+		if (msg && error)
+			(void)snprintf(text, cap, "%s: %s", program, msg);
+		json_decref(o);
+	}
+}
+
+static pid_t read_pid(const char *path)
+{
+	char text[32];
+	return read_file(path, text, sizeof(text)) > 0 ? (pid_t)strtol(text, NULL, 10) : -1;
+}
+
+/* The runtime has sent the terminal before it ended, so it is there or never comes. */
+static int receive_console(int listener)
+{
+	char byte[256]; /* the terminal's name */
+	int fds[1];
+	size_t n_fds = 0;
+	HF_CLEANUP(fd_closep) int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0)
+		return -errno;
+	ssize_t n = unix_recv_fds(fd, byte, sizeof(byte), fds, 1, &n_fds);
+	if (n < 0 || n_fds == 0)
+		return n < 0 ? (int)n : -ENODATA;
+	(void)fd_set_nonblock(fds[0], true); /* a terminal; fails on bad descriptors only */
+	return fds[0];
+}
+
+static void free_running(struct running *r)
+{
+	for (int i = 0; i < FILE_N_; i++)
+		if (r->path[i][0])
+			(void)unlink(r->path[i]); /* most were never made */
+	fd_closep(&r->console_listener);
+	agt_timer_free(r->deadline);
+	free(r);
+}
+
+static void on_ended(void *arg, int status)
+{
+	struct running *r = arg;
+	struct agt *a = r->a;
+	char text[1024] = "";
+	struct agt_run_result result = { .hresult = BRG_OK, .text = text, .console = -1 };
+	if (status != 0) {
+		error_text(r, status, text, sizeof(text));
+		result.hresult = agt_runtime_hresult(text);
+	}
+	if (status == 0 && r->want_pid) {
+		result.pid = read_pid(r->path[FILE_PID]);
+		if (result.pid <= 0) {
+			(void)snprintf(text, sizeof(text), "%s: left no pid", a->runtime.program);
+			result.hresult = BRG_E_FAIL;
+		}
+	}
+	if (status == 0 && r->want_console) {
+		result.console = receive_console(r->console_listener);
+		if (result.console < 0) {
+			(void)snprintf(text, sizeof(text), "%s: handed over no terminal",
+				a->runtime.program);
+			result.hresult = BRG_E_FAIL;
+		}
+	}
+	r->fn(r->arg, &result);
+	agt_children_release(&a->children);
+	free_running(r);
+}
+
+static void on_deadline(void *arg)
+{
+	struct running *r = arg;
+	hf_error("%s (pid %d): no end after %d s, killed", r->a->runtime.program, (int)r->child.pid,
+		AGT_RUNTIME_DEADLINE_MS / 1000);
+	if (r->child.pid > 0)
+		(void)kill(r->child.pid, SIGKILL); /* not reaped yet: the pid is its own */
+}
+
+static int prepare(struct running *r, const struct agt_run *run, struct hf_err *reterr)
+{
+	struct agt_runtime *rt = &r->a->runtime;
+	unsigned long number = (unsigned long)++rt->runs;
+	for (int i = 0; i < FILE_N_; i++)
+		(void)snprintf(
+			r->path[i], sizeof(r->path[i]), "%s/%lu.%s", rt->dir, number, suffix[i]);
+	r->deadline = agt_timer_new(&r->a->loop, on_deadline, r);
+	if (!r->deadline)
+		return hf_err_set(reterr, -ENOMEM, "no memory");
+	if (run->process && json_dump_file(run->process, r->path[FILE_JSON], JSON_COMPACT) < 0)
+		return hf_err_set(reterr, -EIO, "%s: cannot write", r->path[FILE_JSON]);
+	if (!run->want_console)
+		return 0;
+	int k = unix_listen(r->path[FILE_SOCK], 0600, 1, &r->console_listener);
+	return k < 0 ? hf_err_set(
+			       reterr, k, "%s: cannot listen: %s", r->path[FILE_SOCK], strerror(-k))
+		     : 0;
+}
+
+static int start(struct running *r, const struct agt_run *run, struct hf_err *reterr)
+{
+	struct agt_runtime *rt = &r->a->runtime;
+	const char *argv[AGT_RUNTIME_ARGS + 20];
+	size_t n = 0;
+	argv[n++] = rt->program;
+	argv[n++] = "--log";
+	argv[n++] = r->path[FILE_LOG];
+	argv[n++] = "--log-format";
+	argv[n++] = "json";
+	argv[n++] = "--root";
+	argv[n++] = rt->root;
+	if (rt->is_crun) {
+		argv[n++] = "--cgroup-manager";
+		argv[n++] = "cgroupfs";
+	}
+	for (size_t i = 0; run->args[i]; i++)
+		argv[n++] = run->args[i];
+	if (run->process) {
+		argv[n++] = "--process";
+		argv[n++] = r->path[FILE_JSON];
+	}
+	if (run->want_pid) {
+		argv[n++] = "--pid-file";
+		argv[n++] = r->path[FILE_PID];
+	}
+	if (run->want_console) {
+		argv[n++] = "--console-socket";
+		argv[n++] = r->path[FILE_SOCK];
+	}
+	argv[n++] = run->id;
+	argv[n] = NULL;
+	struct agt_spawn s = { .argv = argv, .console = -1 };
+	memcpy(s.fd, run->fd, sizeof(s.fd));
+	return agt_child_spawn(&r->a->children, &s, &r->child, reterr);
+}
+
+int agt_runtime_run(
+	struct agt *a, const struct agt_run *run, agt_run_fn *fn, void *arg, struct hf_err *reterr)
+{
+	struct running *r = calloc(1, sizeof(*r));
+	if (!r)
+		return hf_err_set(reterr, -ENOMEM, "%s: no memory", a->runtime.program);
+	*r = (struct running){ .a = a, .fn = fn, .arg = arg, .console_listener = -1 };
+	r->want_pid = run->want_pid;
+	r->want_console = run->want_console;
+	r->child.fn = on_ended;
+	r->child.arg = r;
+	int k = prepare(r, run, reterr);
+	if (k == 0)
+		k = start(r, run, reterr);
+	if (k < 0) {
+		free_running(r);
+		return k;
+	}
+	agt_timer_set(r->deadline, AGT_RUNTIME_DEADLINE_MS);
+	agt_children_hold(&a->children);
+	return 0;
+}

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+#include "child.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+
+uint32_t agt_exit_code(int status)
+{
+	return WIFSIGNALED(status) ? 128u + (uint32_t)WTERMSIG(status)
+				   : (uint32_t)WEXITSTATUS(status);
+}
+
+static struct agt_child *find(struct agt_children *cs, pid_t pid)
+{
+	hf_list_for_each (l, &cs->list) {
+		struct agt_child *c = HF_CONTAINER_OF(l, struct agt_child, link);
+		if (c->pid == pid)
+			return c;
+	}
+	return NULL;
+}
+
+static void reap_unknown(struct agt_children *cs, pid_t pid, int status)
+{
+	cs->orphans++;
+	if (cs->hold == 0)
+		return;
+	if (cs->n_exits == AGT_EXITS_MAX) { /* keep the newest: what is awaited ends last */
+		memmove(cs->exits, cs->exits + 1, (AGT_EXITS_MAX - 1) * sizeof(cs->exits[0]));
+		cs->n_exits--;
+	}
+	cs->exits[cs->n_exits++] = (struct agt_exit){ .pid = pid, .status = status };
+}
+
+static void on_sigchld(uv_signal_t *h, int signo)
+{
+	struct agt_children *cs = h->data;
+	(void)signo;
+	for (;;) {
+		int status;
+		pid_t pid = waitpid(-1, &status, WNOHANG);
+		if (pid <= 0)
+			return;
+		struct agt_child *c = find(cs, pid);
+		if (!c) {
+			reap_unknown(cs, pid, status);
+			continue;
+		}
+		agt_child_forget(c);
+		c->fn(c->arg, status);
+	}
+}
+
+int agt_children_init(struct agt_children *cs, uv_loop_t *loop)
+{
+	*cs = (struct agt_children){ 0 };
+	hf_list_init(&cs->list);
+	int r = uv_signal_init(loop, &cs->sigchld);
+	cs->sigchld.data = cs;
+	return r < 0 ? r : uv_signal_start(&cs->sigchld, on_sigchld, SIGCHLD);
+}
+
+static void watch(struct agt_children *cs, struct agt_child *c, pid_t pid)
+{
+	c->pid = pid;
+	hf_list_append(&cs->list, &c->link);
+}
+
+void agt_child_forget(struct agt_child *c)
+{
+	if (c->pid == 0)
+		return;
+	c->pid = 0;
+	hf_list_remove(&c->link);
+}
+
+int agt_child_adopt(struct agt_children *cs, struct agt_child *c, pid_t pid, int *ret_status)
+{
+	for (size_t i = cs->n_exits; i-- > 0;)
+		if (cs->exits[i].pid == pid) {
+			*ret_status = cs->exits[i].status;
+			return 1;
+		}
+	watch(cs, c, pid);
+	return 0;
+}
+
+void agt_children_hold(struct agt_children *cs)
+{
+	cs->hold++;
+}
+
+void agt_children_release(struct agt_children *cs)
+{
+	if (--cs->hold == 0)
+		cs->n_exits = 0;
+}
+
+/* Runs in the child, on the parent's memory and with all signals blocked: system calls only, and
+ * nothing of the parent's is written but *ret_errno. */
+static void child_exec(const struct agt_spawn *s, const int fd[3], volatile int *ret_errno)
+{
+	for (int i = 1; i < NSIG; i++)
+		(void)signal(i, SIG_DFL); /* the two that refuse are at their default */
+	if (s->console >= 0 && (setsid() < 0 || ioctl(s->console, TIOCSCTTY, 0) < 0))
+		goto fail;
+	if (s->console < 0 && setpgid(0, 0) < 0)
+		goto fail;
+	for (int i = 0; i < 3; i++)
+		if (dup2(fd[i], i) < 0)
+			goto fail;
+	if (s->cwd && chdir(s->cwd) < 0)
+		goto fail;
+	sigset_t none;
+	(void)sigemptyset(&none);
+	(void)sigprocmask(SIG_SETMASK, &none, NULL); /* cannot fail with these arguments */
+	extern char **environ;
+	(void)execvpe(s->argv[0], (char *const *)s->argv, s->env ? (char *const *)s->env : environ);
+fail:
+	*ret_errno = errno;
+	_exit(127);
+}
+
+static pid_t __attribute__((noinline))
+spawn(const struct agt_spawn *s, const int fd[3], volatile int *ret_errno)
+{
+	sigset_t all, old;
+	(void)sigfillset(&all);
+	(void)sigprocmask(SIG_SETMASK, &all, &old); /* no handler of ours may run in the child */
+	pid_t pid = vfork();
+	if (pid == 0)
+		child_exec(s, fd, ret_errno);
+	if (pid < 0)
+		*ret_errno = errno;
+	(void)sigprocmask(SIG_SETMASK, &old, NULL);
+	return pid;
+}
+
+/* Three descriptors above 2, so that dup2 in the child neither overwrites one that is still needed
+ * nor leaves close-on-exec set. */
+static int prepare_fds(const struct agt_spawn *s, int ret_fd[3])
+{
+	HF_CLEANUP(fd_closep) int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	for (int i = 0; i < 3; i++) {
+		int from = s->console >= 0 ? s->console : s->fd[i] >= 0 ? s->fd[i] : null;
+		ret_fd[i] = fcntl(from, F_DUPFD_CLOEXEC, 3);
+		if (ret_fd[i] < 0)
+			return -errno;
+	}
+	return 0;
+}
+
+int agt_child_spawn(struct agt_children *cs, const struct agt_spawn *s, struct agt_child *c,
+	struct hf_err *reterr)
+{
+	int fd[3] = { -1, -1, -1 };
+	volatile int err = 0;
+	pid_t pid = -1;
+	int r = prepare_fds(s, fd);
+	if (r == 0) {
+		pid = spawn(s, fd, &err);
+		r = -err;
+	}
+	for (int i = 0; i < 3; i++)
+		fd_closep(&fd[i]);
+	if (r < 0) /* a child that failed to exec is a zombie now and reaped as an orphan */
+		return hf_err_set(reterr, r, "%s: cannot start: %s", s->argv[0], strerror(-r));
+	watch(cs, c, pid);
+	return 0;
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* handlers.h - one function per request type; each answers exactly once (request.h). */
+#ifndef AGT_RPC_HANDLERS_H
+#define AGT_RPC_HANDLERS_H
+
+struct agt_request;
+
+void agt_rpc_negotiate(struct agt_request *rq);
+void agt_rpc_create(struct agt_request *rq);
+void agt_rpc_start(struct agt_request *rq);
+void agt_rpc_shutdown(struct agt_request *rq);
+void agt_rpc_execute(struct agt_request *rq);
+void agt_rpc_wait(struct agt_request *rq);
+void agt_rpc_signal(struct agt_request *rq);
+void agt_rpc_resize(struct agt_request *rq);
+void agt_rpc_properties(struct agt_request *rq);
+void agt_rpc_modify(struct agt_request *rq);
+void agt_rpc_dump(struct agt_request *rq);
+void agt_rpc_delete(struct agt_request *rq);
+
+#endif

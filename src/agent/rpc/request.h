@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * request.h - one request of the host while it is carried out, and its answer.
+ *
+ * A handler answers exactly once, now or in a later turn, with agt_answer() or agt_refuse(); both
+ * consume the request. Where the answer goes is the session's matter: a request holds no
+ * connection, only the epoch of the record it was begun in. If that record is gone the answer is
+ * dropped.
+ */
+#ifndef AGT_RPC_REQUEST_H
+#define AGT_RPC_REQUEST_H
+
+#include "agent/loop.h"
+#include "base/list.h"
+#include "field.h"
+
+#define AGT_IN_FLIGHT_MAX 8192 /* requests being carried out, over all connections */
+#define AGT_ID_MAX        255  /* bytes of a container id */
+
+struct agt;
+
+struct agt_request {
+	struct hf_list link; /* of the session's requests in flight */
+	struct agt *a;
+	uint64_t id;
+	uint32_t type;
+	uint64_t epoch;    /* of the record; 0: answered on the spot, outside of any record */
+	bool orphan;       /* a wait whose upstream host has gone (session.h) */
+	uint64_t began_us; /* for people: DumpStacks */
+	char activity[40]; /* a GUID, or "" */
+	char container[AGT_ID_MAX + 1];
+	struct agt_fields f; /* of the message; gone when the handler has returned */
+
+	/* WaitForProcess: proc/process.h */
+	struct hf_list wait;
+	uint32_t wait_pid;
+	struct agt_timer *wait_timer;
+};
+
+/* Answers with success. `members` (may be NULL) follow Result and ActivityId; consumed. */
+void agt_answer(struct agt_request *rq, json_t *members);
+void agt_refuse(struct agt_request *rq, int32_t hresult, const char *fmt, ...) HF_PRINTF(3, 4);
+
+/* Refuses with the error that the fields have collected; false when there is none. */
+bool agt_refuse_fields(struct agt_request *rq, const struct agt_fields *f);
+
+/* The name of a request type, for logs; "unknown" when it is none. */
+const char *agt_request_name(uint32_t type);
+
+/* Carries the request out: parses the payload and calls the handler. */
+void agt_request_run(struct agt_request *rq, const char *payload, size_t len);
+
+#endif

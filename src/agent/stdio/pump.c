@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT */
+#include "pump.h"
+#include "agent/agent.h"
+#include "base/fd.h"
+#include "base/ring.h"
+#include <errno.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+struct agt_pump {
+	struct agt *a;
+	struct agt_stdio *set; /* NULL: gone */
+	int leg;
+	int from, to; /* to -1: discard */
+	bool tty;
+	bool closing; /* half-closed: waiting for the host */
+	struct agt_watch *watch_from, *watch_to;
+	struct agt_timer *timer;
+	struct hf_ring ring;
+	uint8_t mem[AGT_PUMP_SIZE];
+};
+
+void agt_pump_disown(struct agt_pump *p)
+{
+	p->set = NULL;
+}
+
+void agt_pump_stop(struct agt_pump *p)
+{
+	agt_watch_free(p->watch_from);
+	agt_watch_free(p->watch_to);
+	agt_timer_free(p->timer);
+	fd_closep(&p->from);
+	fd_closep(&p->to);
+	p->a->n_streams--;
+	free(p);
+}
+
+static void over(struct agt_pump *p)
+{
+	struct agt_stdio *set = p->set;
+	int leg = p->leg;
+	agt_pump_stop(p);
+	if (set)
+		agt_stdio_leg_over(set, leg);
+}
+
+static void on_timeout(void *arg)
+{
+	over(arg);
+}
+
+/* All bytes are through: tells the receiver. True when the pump is over. */
+static bool finish(struct agt_pump *p)
+{
+	if (p->leg == AGT_IN || p->tty || p->to < 0 || shutdown(p->to, SHUT_WR) < 0)
+		return true;
+	p->closing = true;
+	agt_watch_set(p->watch_to, UV_READABLE);
+	agt_timer_set(p->timer, AGT_PUMP_CLOSE_MS);
+	return false;
+}
+
+/* Reads once what there is room for. 0 or more: go on; -ENODATA: the end; else -errno. */
+static ssize_t take(struct agt_pump *p)
+{
+	struct iovec iov[2];
+	int k = hf_ring_write_iov(&p->ring, iov);
+	if (k == 0 || p->from < 0)
+		return 0;
+	ssize_t n = readv(p->from, iov, k);
+	if (n > 0)
+		hf_ring_produced(&p->ring, (size_t)n);
+	if (n == 0 || (n < 0 && errno == EIO && p->tty)) /* no one has the terminal open any more */
+		return -ENODATA;
+	return n < 0 && errno != EAGAIN ? -errno : HF_MAX(n, 0);
+}
+
+/* Writes what there is. 0 or more, or -errno: nobody takes it. */
+static ssize_t give(struct agt_pump *p)
+{
+	struct iovec iov[2];
+	int k = hf_ring_read_iov(&p->ring, iov);
+	if (k == 0)
+		return 0;
+	ssize_t n = p->to < 0 ? (ssize_t)hf_ring_len(&p->ring) : writev(p->to, iov, k);
+	if (n < 0)
+		return errno == EAGAIN ? 0 : -errno;
+	hf_ring_consumed(&p->ring, (size_t)n);
+	if (n > 0 && p->set)
+		agt_stdio_moved(p->set);
+	return n;
+}
+
+static void step(struct agt_pump *p)
+{
+	ssize_t got = take(p);
+	if (got < 0) { /* the end, or a broken sender: what was read still goes through */
+		agt_watch_free(p->watch_from);
+		p->watch_from = NULL;
+		fd_closep(&p->from);
+	}
+	if (give(p) < 0) {
+		over(p);
+		return;
+	}
+	size_t left = hf_ring_len(&p->ring);
+	if (p->from < 0 && left == 0 && finish(p)) {
+		over(p);
+		return;
+	}
+	if (p->closing)
+		return;
+	if (p->from >= 0)
+		agt_watch_set(p->watch_from, hf_ring_room(&p->ring) > 0 ? UV_READABLE : 0);
+	if (p->watch_to)
+		agt_watch_set(p->watch_to, left > 0 ? UV_WRITABLE : 0);
+}
+
+static void on_from(void *arg, int events)
+{
+	(void)events; /* only one was asked for */
+	step(arg);
+}
+
+static void on_to(void *arg, int events)
+{
+	struct agt_pump *p = arg;
+	char byte;
+	(void)events; /* only one was asked for */
+	if (!p->closing) {
+		step(p);
+		return;
+	}
+	ssize_t n = read(p->to, &byte, 1); /* hosts send nothing here; the end is what counts */
+	if (n == 0 || (n < 0 && errno != EAGAIN))
+		over(p);
+}
+
+int agt_pump_new(struct agt *a, struct agt_stdio *set, int leg, int local, int remote, bool tty,
+	struct agt_pump **ret)
+{
+	struct agt_pump *p = calloc(1, sizeof(*p));
+	if (!p) {
+		fd_closep(&local);
+		fd_closep(&remote);
+		return -ENOMEM;
+	}
+	*p = (struct agt_pump){ .a = a, .set = set, .leg = leg, .tty = tty };
+	a->n_streams++;
+	p->from = leg == AGT_IN ? remote : local;
+	p->to = leg == AGT_IN ? local : remote;
+	hf_ring_init(&p->ring, p->mem, sizeof(p->mem));
+	p->timer = agt_timer_new(&a->loop, on_timeout, p);
+	int r = p->timer ? agt_watch_new(&a->loop, p->from, on_from, p, &p->watch_from) : -ENOMEM;
+	if (r == 0 && p->to >= 0)
+		r = agt_watch_new(&a->loop, p->to, on_to, p, &p->watch_to);
+	if (r < 0) {
+		agt_pump_stop(p);
+		return r;
+	}
+	agt_watch_set(p->watch_from, UV_READABLE);
+	*ret = p;
+	return 0;
+}

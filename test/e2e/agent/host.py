@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: MIT
+"""A host for the guest agent, in plain sockets: listens at BASE_<port>, speaks frames and JSON.
+
+Nothing of the project's own host side is used, so both ends cannot be wrong in the same way."""
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import time
+
+BRIDGE = 0x40000000
+UVM = "00000000-0000-0000-0000-000000000000"
+GUID = "7d1f0f0e-2b5c-4d0c-9d3a-0c7d7a3f2b11"
+CREATE, START, GRACEFUL, FORCED, EXECUTE, WAIT, SIGNAL, RESIZE, PROPERTIES, MODIFY, NEGOTIATE, \
+    DUMP, DELETE = [0x10100001 | n << 8 for n in range(1, 14)]
+NOTIFICATION, ACKNOWLEDGE = 0x30100101, 0x3F000101
+NOT_IMPL, FAIL, NOT_FOUND = 0x80004001, 0x80004005, 0x80070490
+TIMEOUT, VERSION, BAD_JSON, NO_SYSTEM, EXISTS, STOPPED, BAD_STATE = \
+    0xC0370109, 0xC037010C, 0xC037010D, 0xC037010E, 0xC037010F, 0xC0370110, 0x80370105
+DEADLINE = 20
+
+
+class Closed(Exception):
+    pass
+
+
+class Refused(Exception):
+    def __init__(self, code, text):
+        super().__init__(f"0x{code:08x} {text}")
+        self.code, self.text = code, text
+
+
+def frame(kind, ident, payload):
+    return struct.pack("<IIQ", kind, len(payload) + 16, ident) + payload
+
+
+class Port:
+    """A listening socket of the host."""
+
+    def __init__(self, base, port):
+        self.path = f"{base}_{port}"
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.bind(self.path)
+        self.sock.listen(64)
+        self.sock.settimeout(DEADLINE)
+
+    def accept(self):
+        conn, _ = self.sock.accept()
+        conn.settimeout(DEADLINE)
+        return conn
+
+    def close(self):
+        self.sock.close()
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+
+
+def read_exactly(conn, n):
+    data = b""
+    while len(data) < n:
+        try:
+            more = conn.recv(n - len(data))
+        except ConnectionError:
+            more = b""
+        if not more:
+            raise Closed()
+        data += more
+    return data
+
+
+def read_all(conn):
+    data = b""
+    while True:
+        more = conn.recv(65536)
+        if not more:
+            return data
+        data += more
+
+
+class Bridge:
+    """One accepted bridge connection."""
+
+    def __init__(self, conn, first_id=0):
+        self.conn = conn
+        self.next_id = first_id
+        self.answers = {}
+        self.order = []
+        self.notes = []
+
+    def send(self, kind, body, ident=None):
+        if ident is None:
+            ident = self.next_id
+            self.next_id += 1
+        payload = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.conn.sendall(frame(kind, ident, payload))
+        return ident
+
+    def read(self):
+        """One frame: (type, id, payload)."""
+        kind, size, ident = struct.unpack("<IIQ", read_exactly(self.conn, 16))
+        assert 16 <= size <= 65536, size
+        return kind, ident, read_exactly(self.conn, size - 16)
+
+    def pump(self):
+        kind, ident, payload = self.read()
+        body = json.loads(payload)
+        if kind == NOTIFICATION:
+            assert ident == 0
+            self.notes.append(body)
+            self.order.append("note")
+        else:
+            assert kind >> 28 == 2, hex(kind)
+            assert ident not in self.answers, f"answered twice: {ident}"
+            self.answers[ident] = (kind, body, payload)
+            self.order.append(ident)
+
+    def answer(self, ident):
+        while ident not in self.answers:
+            self.pump()
+        body = self.answers[ident][1]
+        if body["Result"]:
+            raise Refused(body["Result"] & 0xFFFFFFFF, body.get("ErrorMessage", ""))
+        return body
+
+    def raw(self, ident):
+        while ident not in self.answers:
+            self.pump()
+        return self.answers[ident][2]
+
+    def note(self, n=1):
+        while len(self.notes) < n:
+            self.pump()
+        return self.notes[n - 1]
+
+    def call(self, kind, body=None, ident=None, **members):
+        message = {"ContainerId": UVM, "ActivityId": UVM}
+        message.update(body or {})
+        message.update(members)
+        return self.answer(self.send(kind, message, ident))
+
+    def negotiate(self, session=None, resume=False, ident=None):
+        more = {}
+        if session:
+            more["Holdfast"] = {"Version": 1, "Session": session, "Resume": resume}
+        answer = self.call(NEGOTIATE, ident=ident, MinimumVersion=4, MaximumVersion=4, **more)
+        return answer["Capabilities"]["GuestDefinedCapabilities"]["Holdfast"]
+
+    def quiet(self, seconds=0.15):
+        """Whether nothing comes for a while."""
+        return not select.select([self.conn], [], [], seconds)[0]
+
+    def close(self):
+        self.conn.close()
+
+
+class World:
+    """The agent under test and the host's sockets, in a folder of its own."""
+
+    def __init__(self, agent, folder, *flags):
+        self.folder = folder
+        self.base = os.path.join(folder, "vsock")
+        self.bridge_port = Port(self.base, BRIDGE)
+        self.ports = {}
+        self.log = open(os.path.join(folder, "agent.log"), "ab")
+        self.agent = subprocess.Popen(
+            [agent, "--transport", f"unix:{self.base}", "-state", os.path.join(folder, "state"),
+             "-v4", "-loglevel", "trace", *flags], stdin=subprocess.DEVNULL, stderr=self.log)
+
+    def bridge(self, first_id=0):
+        return Bridge(self.bridge_port.accept(), first_id)
+
+    def port(self, number):
+        if number not in self.ports:
+            self.ports[number] = Port(self.base, number)
+        return self.ports[number]
+
+    def close(self):
+        """Ends the agent; it must end well."""
+        for p in [self.bridge_port, *self.ports.values()]:
+            p.close()
+        if self.agent.poll() is None:
+            self.agent.send_signal(signal.SIGTERM)
+        status = self.agent.wait(DEADLINE)
+        self.log.close()
+        if status != 0:
+            with open(os.path.join(self.folder, "agent.log"), "rb") as f:
+                print(f.read().decode(errors="replace")[-6000:])
+        return status
+
+
+def eventually(what, test, deadline=DEADLINE):
+    end = time.monotonic() + deadline
+    while not test():
+        assert time.monotonic() < end, f"not within {deadline} s: {what}"
+        time.sleep(0.005)
+
+
+def execute(bridge, args, container=UVM, ports=(0, 0, 0), tokens=None, ident=None, **params):
+    """ExecuteProcess; returns the request's id."""
+    params.setdefault("CommandArgs", args)
+    for name, port in zip(("CreateStdInPipe", "CreateStdOutPipe", "CreateStdErrPipe"), ports):
+        params[name] = bool(port)
+    settings = {"ProcessParameters": json.dumps(params),
+                "VsockStdioRelaySettings": dict(zip(("StdIn", "StdOut", "StdErr"), ports))}
+    if tokens:
+        settings["HoldfastStreams"] = tokens
+    return bridge.send(EXECUTE, {"ContainerId": container, "ActivityId": UVM, "Settings": settings},
+                       ident)
