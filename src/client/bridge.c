@@ -46,6 +46,17 @@ static int out_json(struct bridge *b, uint32_t type, uint64_t id, json_t *body)
 	return r;
 }
 
+/* Whatever is sent after this moment on this connection has this id or a higher one. */
+static uint64_t first_unsent(const struct hf_guest *g)
+{
+	hf_list_for_each (n, &g->requests) {
+		const struct request *q = HF_CONTAINER_OF(n, struct request, link);
+		if (!q->sent)
+			return q->id;
+	}
+	return g->next_id;
+}
+
 static int fill_acks(struct hf_guest *g)
 {
 	json_t *ids = json_array();
@@ -63,9 +74,10 @@ static int fill_acks(struct hf_guest *g)
 		json_pack("{s:o, s:I}", "Answers", ids, "Notifications", (json_int_t)g->last_seq));
 	if (r < 0)
 		return r;
+	uint64_t mark = first_unsent(g);
 	for (size_t i = 0; i < g->n_acks; i++)
 		if (g->acks[i].mark == UINT64_MAX)
-			g->acks[i].mark = g->next_id;
+			g->acks[i].mark = mark;
 	g->seq_due = false;
 	return 0;
 }

@@ -58,6 +58,7 @@ int rs_init(struct rs *rs, const struct rs_config *config)
 		.dials = config->dials,
 		.tx_adopt = config->tx_adopt && config->tx_cap > 0,
 		.tx_ended = config->tx_cap == 0,
+		.tx_end_sent = config->tx_cap == 0, /* perhaps by a predecessor */
 		.rx_taken = config->rx_start,
 		.rx_ended = config->rx_end_taken,
 		.rx_end_taken = config->rx_end_taken,
