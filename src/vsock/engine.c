@@ -633,7 +633,7 @@ enum vsk_send vsk_to_guest(struct vsk *v, struct vsk_out *out)
 
 void vsk_data(struct vsk *v, struct vsk_conn *c, uint32_t n, uint8_t ret_hdr[VSK_HDR_BYTES])
 {
-	hf_assert(!hf_list_empty(&c->data_node) && n && n <= peer_room(c) && n <= VSK_PAYLOAD_MAX);
+	hf_assert(c->state == VSK_OPEN && n && n <= peer_room(c) && n <= VSK_PAYLOAD_MAX);
 	c->tx_cnt += n;
 	v->stats.tx_bytes += n;
 	v->stats.to_guest++;

@@ -278,7 +278,8 @@ bool vsk_wants_guest(const struct vsk *v);
  * DATA: read, then call one of the four below. Connections take turns. */
 enum vsk_send vsk_to_guest(struct vsk *v, struct vsk_out *out);
 
-/* n bytes (1 .. out->max) were read for the guest: writes their header. */
+/* n bytes were read for the guest: writes their header. What was read for one grant may go out as
+ * several packets, with 1 .. out->max bytes in all. */
 void vsk_data(struct vsk *v, struct vsk_conn *c, uint32_t n, uint8_t ret_hdr[VSK_HDR_BYTES]);
 
 /* The host socket may have data, or its end. Legal in any state but CLOSED. */

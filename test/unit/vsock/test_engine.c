@@ -379,6 +379,27 @@ static void test_payload_carries_credit(void **state)
 	expect_nothing(&g);
 }
 
+/* The last packet of a grant may be sent although what room was left before it is not worth asking
+ * for (D4.10). */
+static void test_one_grant_in_several_packets(void **state)
+{
+	(void)state;
+	struct rig g;
+	uint8_t hdr[VSK_HDR_BYTES];
+	rig_init(&g);
+	g.p.buf_alloc = 5000;
+	struct vsk_conn *c = guest_opens(&g);
+	vsk_host_readable(&g.v, c);
+	assert_int_equal(next(&g), VSK_SEND_DATA);
+	assert_int_equal(g.out.max, 5000);
+	vsk_data(&g.v, c, 4052, hdr);
+	vsk_data(&g.v, c, 948, hdr);
+	vsk_pkt_decode(hdr, &g.sent);
+	assert_int_equal(g.sent.len, 948);
+	expect_op(&g, VSK_OP_CREDIT_REQUEST);
+	expect_nothing(&g);
+}
+
 static void test_host_sends_no_more_than_the_guest_has_room_for(void **state)
 {
 	(void)state;
@@ -814,6 +835,7 @@ int main(void)
 		cmocka_unit_test(test_updates_compare_with_what_was_announced),
 		cmocka_unit_test(test_updates_follow_a_small_guest_buffer),
 		cmocka_unit_test(test_payload_carries_credit),
+		cmocka_unit_test(test_one_grant_in_several_packets),
 		cmocka_unit_test(test_host_sends_no_more_than_the_guest_has_room_for),
 		cmocka_unit_test(test_a_packet_is_at_most_64_kib),
 		cmocka_unit_test(test_counters_wrap),
