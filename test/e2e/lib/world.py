@@ -136,6 +136,9 @@ class World:
         return process
 
     def show_logs(self):
+        for process in self.processes:
+            if not process.alive():
+                print(f"--- {process.name} had ended with status {process.popen.returncode}")
         for log in sorted(self.path.glob("*.log")):
             lines = log.read_text(errors="replace").splitlines()
             if lines:
@@ -152,7 +155,10 @@ class World:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.popen.wait()
-        shutil.rmtree(self.path, ignore_errors=True)
+        if os.environ.get("HOLDFAST_TEST_KEEP"):
+            print(f"kept: {self.path}")
+        else:
+            shutil.rmtree(self.path, ignore_errors=True)
 
 
 class Lines:
