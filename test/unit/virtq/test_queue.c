@@ -2,6 +2,7 @@
 #include "guest.h"
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -407,6 +408,78 @@ static void test_no_wake_up_is_lost(void **state)
 	stress(0);
 }
 
+/* A driver that rewrites rings, tables and payload while we read them (E7.2): whatever is popped
+ * lies in guest memory, and the worst that happens is a broken ring. */
+struct scribbler {
+	struct guest *g;
+	bool stop;
+};
+
+static void *scribble(void *arg)
+{
+	struct scribbler *s = arg;
+	uint64_t x = 88172645463325252ull;
+	while (!__atomic_load_n(&s->stop, __ATOMIC_RELAXED)) {
+		x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+		/* mostly plausible: half of the words that are written make a good descriptor */
+		uint64_t gpa = x & 1 ? DATA + (x >> 8) % 4096 : x;
+		uint16_t i = (uint16_t)(x >> 20) % 8;
+		drv_desc(s->g->d.desc, i, gpa, (uint32_t)(x >> 32) % 300, (uint16_t)(x >> 3) % 8,
+			(uint16_t)(x >> 40) % 9);
+		drv_desc(at(s->g, DATA + (x >> 44) % 4000), 0, gpa, 8, (uint16_t)(x >> 5) % 4, i);
+		volatile uint16_t *avail = (volatile uint16_t *)(void *)s->g->d.avail;
+		avail[2 + i] = (uint16_t)(x >> 50) % 9;
+		avail[1] = (uint16_t)(drv_used_idx(&s->g->d) + (x >> 54) % 9);
+	}
+	return NULL;
+}
+
+static bool in_guest(const struct guest *g, const struct iovec *v)
+{
+	const uint8_t *p = v->iov_base;
+	return (p >= g->a && v->iov_len <= (size_t)(g->a + REGION - p)) ||
+	       (p >= g->b && v->iov_len <= (size_t)(g->b + REGION - p));
+}
+
+static void test_memory_that_changes_while_it_is_read(void **state)
+{
+	(void)state;
+	unsigned flags = VQ_START_EVENT_IDX | VQ_START_INDIRECT, good = 0, broken = 0;
+	struct scribbler s = { .g = guest_new(8, flags, 0) };
+	struct guest *g = s.g;
+	pthread_t t;
+	char buf[64] = { 0 };
+	log_on(g, true);
+	assert_int_equal(pthread_create(&t, NULL, scribble, &s), 0);
+	for (unsigned round = 0; good < 2000 || broken < 100; round++) {
+		assert_true(round < 50000000);
+		int n = pop(g, 8);
+		for (int i = 0; i < n; i++) {
+			const struct vq_chain *c = &g->chain[i];
+			for (unsigned k = 0; k < c->n_out + (unsigned)c->n_in; k++)
+				assert_true(in_guest(g, &c->iov[k]));
+			(void)vq_read(c, 3, buf, sizeof(buf));
+			(void)vq_write(&g->vq, c, 3, buf, sizeof(buf));
+			good++;
+		}
+		if (n > 0)
+			vq_push(&g->vq, g->chain, (size_t)n);
+		else
+			(void)sched_yield(); /* the driver's turn */
+		(void)vq_must_notify(&g->vq);
+		if (!vq_arm(&g->vq) && g->vq.broken) {
+			broken++;
+			uint16_t used = g->vq.next_used;
+			vq_stop(&g->vq);
+			assert_int_equal(vq_set_base(&g->vq, used), 0);
+			assert_int_equal(vq_start(&g->vq, flags), 0);
+		}
+	}
+	__atomic_store_n(&s.stop, true, __ATOMIC_RELAXED);
+	assert_int_equal(pthread_join(t, NULL), 0);
+	guest_free(g);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -424,6 +497,7 @@ int main(void)
 		cmocka_unit_test(test_nothing_is_touched_after_stop),
 		cmocka_unit_test(test_remap),
 		cmocka_unit_test(test_no_wake_up_is_lost),
+		cmocka_unit_test(test_memory_that_changes_while_it_is_read),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
