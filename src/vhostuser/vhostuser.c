@@ -639,7 +639,8 @@ void vhu_room(struct vhu *v, void **ret_buf, size_t *ret_n)
 	if (v->in_len >= VHU_HEADER)
 		whole += in_size(v);
 	*ret_buf = v->in + v->in_len;
-	*ret_n = v->pending || v->out_sent < v->out_len ? 0 : whole - v->in_len;
+	/* a message that waits for its answer is whole: no room either */
+	*ret_n = v->out_sent < v->out_len ? 0 : whole - v->in_len;
 }
 
 /* A header with which we cannot go on: where the next message begins would be a guess. */

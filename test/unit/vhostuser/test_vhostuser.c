@@ -485,6 +485,7 @@ static void test_ring_states(void **state)
 	begin(VHU_P_DEVICE_STATE);
 	done(put_u64(SET_FEATURES, 0, VHU_F_PROTOCOL_FEATURES));
 	assert_true(vhu_suspended(&v)); /* E2.1: stopped and disabled */
+	assert_false(v.ring[0].enabled);
 	done(put_fds(SET_VRING_KICK, 0, &zero, 8, &fd, 1));
 	assert_false(vhu_suspended(&v));
 	done(put_ring(SET_VRING_ENABLE, 0, 0, 1));
