@@ -238,13 +238,14 @@ static bool run_rings(struct dev_vm *vm)
 uint64_t dev_vm_turn(struct dev_vm *vm)
 {
 	uint64_t now_us = vm->loop->now_us;
-	check_maps(vm);
 	if (now_us >= vm->retry_us && vm->host_paused)
 		dev_unix_retry(vm);
 	if (now_us >= vm->retry_us && vm->front_paused)
 		dev_front_retry(vm);
 	uint64_t next_us = dev_unix_turn(vm);
-	if (vm->running && run_rings(vm))
+	bool more = vm->running && run_rings(vm);
+	check_maps(vm); /* after all that touches guest memory in this turn */
+	if (more && vm->running)
 		return 0;
 	if (vm->host_paused || vm->front_paused)
 		next_us = HF_MIN(next_us, vm->retry_us);
