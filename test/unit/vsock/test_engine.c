@@ -808,7 +808,7 @@ static void test_many_connections(void **state)
 		expect_op(&g, VSK_OP_RST);
 	}
 	assert_int_equal(g.v.n_free, N + SLOTS);
-	assert_true(sizeof(struct vsk_conn) <= 192);
+	assert_true(sizeof(struct vsk_conn) <= 144);
 	free(buckets);
 	free(slots);
 }
