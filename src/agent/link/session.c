@@ -62,6 +62,7 @@ void agt_session_down(struct agt_session *s)
 	s->negotiated = false;
 	s->knows_all = false;
 	brg_publisher_down(&s->publisher);
+	brg_requests_rewind(&s->record); /* the next connection is owed nothing, before it asks */
 	if (!upstream)
 		return;
 	hf_list_for_each_safe (l, &s->in_flight) {
@@ -292,7 +293,6 @@ static const char *enter(struct agt_session *s, const struct offer *o, uint64_t 
 		s->knows_all = id > 0;
 		adopt_below(s, id);
 	} else if (o->resume && s->exists && !strcmp(s->id, o->session)) {
-		brg_requests_rewind(&s->record);
 		what = "resumed";
 	} else {
 		begin_anew(s, true);

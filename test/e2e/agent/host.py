@@ -20,7 +20,7 @@ NOTIFICATION, ACKNOWLEDGE = 0x30100101, 0x3F000101
 NOT_IMPL, FAIL, NOT_FOUND = 0x80004001, 0x80004005, 0x80070490
 TIMEOUT, VERSION, BAD_JSON, NO_SYSTEM, EXISTS, STOPPED, BAD_STATE = \
     0xC0370109, 0xC037010C, 0xC037010D, 0xC037010E, 0xC037010F, 0xC0370110, 0x80370105
-DEADLINE = 20
+DEADLINE = 10
 
 
 class Closed(Exception):
@@ -152,7 +152,10 @@ class Bridge:
 
     def quiet(self, seconds=0.15):
         """Whether nothing comes for a while."""
-        return not select.select([self.conn], [], [], seconds)[0]
+        if select.select([self.conn], [], [], seconds)[0]:
+            print("not quiet:", self.read())
+            return False
+        return True
 
     def close(self):
         self.conn.close()
