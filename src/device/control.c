@@ -200,11 +200,11 @@ static json_t *error_json(json_t *id, const struct hf_err *err)
 }
 
 /* Handles one line; always leaves an answer, or fails. */
-static int handle_line(struct dev_control *c, struct dev_client *cl, const char *line, size_t n)
+static int handle_line(struct dev_control *c, struct dev_client *cl, const char *line)
 {
 	struct hf_err err = { 0 };
 	json_error_t jerr;
-	json_t *args = json_loadb(line, n, JSON_REJECT_DUPLICATES, &jerr);
+	json_t *args = json_loads(line, JSON_REJECT_DUPLICATES, &jerr);
 	if (!json_is_object(args)) {
 		json_decref(args);
 		(void)hf_err_set(&err, -EBADMSG, "the line is not a JSON object: %s",
@@ -245,7 +245,7 @@ static void client_close(struct dev_control *c, struct dev_client *cl)
 	dev_loop_close(&c->daemon->loop, &cl->fd);
 	fd_closep(&cl->in_fd);
 	fd_closep(&cl->out_fd);
-	free(cl->in);
+	hf_lines_done(&cl->in);
 	free(cl->out);
 	*cl = (struct dev_client){ .fd = -1, .in_fd = -1, .out_fd = -1, .gen = cl->gen + 1 };
 	c->retry_us = 0;
@@ -270,28 +270,13 @@ static int client_send(struct dev_client *cl)
 	return cl->closing ? -ESHUTDOWN : 1;
 }
 
-static int client_reserve(struct dev_client *cl)
-{
-	if (cl->in_cap - cl->in_len >= RECEIVE_BYTES)
-		return 0;
-	size_t cap = HF_MAX(2 * cl->in_cap, (size_t)2 * RECEIVE_BYTES);
-	char *p = realloc(cl->in, cap);
-	if (!p)
-		return -ENOMEM;
-	cl->in = p;
-	cl->in_cap = cap;
-	return 0;
-}
-
 /* Receives once: 1 when bytes came, 0 when none are there, or -errno. */
 static int client_receive(struct dev_client *cl)
 {
+	char buf[RECEIVE_BYTES];
 	int fds[1];
 	size_t n_fds = 0;
-	int r = client_reserve(cl);
-	if (r < 0)
-		return r;
-	ssize_t n = unix_recv_fds(cl->fd, cl->in + cl->in_len, RECEIVE_BYTES, fds, 1, &n_fds);
+	ssize_t n = unix_recv_fds(cl->fd, buf, sizeof(buf), fds, 1, &n_fds);
 	if (n == -EAGAIN)
 		return 0;
 	if (n <= 0)
@@ -300,8 +285,18 @@ static int client_receive(struct dev_client *cl)
 		fd_closep(&cl->in_fd);
 		cl->in_fd = fds[0];
 	}
-	cl->in_len += (size_t)n;
-	return 1;
+	int r = hf_lines_feed(&cl->in, buf, (size_t)n);
+	return r < 0 ? r : 1;
+}
+
+/* A line that is too long or holds a NUL: says so, and that is the end. */
+static int bad_line(struct dev_client *cl, int error)
+{
+	struct hf_err err = { 0 };
+	(void)hf_err_set(&err, error, "a line is longer than %u bytes or contains a NUL",
+		DEV_CONTROL_LINE_MAX); /* the answer carries it */
+	cl->closing = true;
+	return set_answer(cl, error_json(NULL, &err));
 }
 
 /* Handles the lines that are complete, one answer at a time: 1 when more input is wanted, 0 when an
@@ -309,25 +304,14 @@ static int client_receive(struct dev_client *cl)
 static int client_lines(struct dev_control *c, struct dev_client *cl)
 {
 	for (;;) {
+		char *line;
 		int r = cl->out ? client_send(cl) : 1;
 		if (r <= 0)
 			return r;
-		size_t look = HF_MIN(cl->in_len, (size_t)DEV_CONTROL_LINE_MAX + 1);
-		char *end = look ? memchr(cl->in, '\n', look) : NULL;
-		if (!end && cl->in_len <= DEV_CONTROL_LINE_MAX)
+		r = hf_lines_next(&cl->in, &line);
+		if (r == 0)
 			return 1;
-		if (!end) {
-			struct hf_err err = { 0 };
-			(void)hf_err_set(&err, -EMSGSIZE, "a line is longer than %u bytes",
-				DEV_CONTROL_LINE_MAX); /* the answer carries it */
-			cl->closing = true;
-			r = set_answer(cl, error_json(NULL, &err));
-		} else {
-			r = handle_line(c, cl, cl->in, (size_t)(end - cl->in));
-			size_t used = (size_t)(end - cl->in) + 1;
-			cl->in_len -= used;
-			memmove(cl->in, end + 1, cl->in_len);
-		}
+		r = r < 0 ? bad_line(cl, r) : handle_line(c, cl, line);
 		if (r < 0)
 			return r;
 	}
@@ -393,6 +377,7 @@ void dev_control_on_listen(struct dev_control *c)
 		return;
 	}
 	cl->fd = fd_take(&fd);
+	hf_lines_init(&cl->in, DEV_CONTROL_LINE_MAX);
 	if (dev_loop_watch(&c->daemon->loop, cl->fd, EPOLLIN, client_tag(c, cl)) < 0)
 		client_close(c, cl);
 }

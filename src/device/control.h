@@ -9,6 +9,7 @@
 #ifndef DEVICE_CONTROL_H
 #define DEVICE_CONTROL_H
 
+#include "base/line.h"
 #include "loop.h"
 
 #define DEV_CLIENTS_MAX      16
@@ -19,8 +20,7 @@ struct dev_daemon;
 struct dev_client {
 	int fd; /* -1: the slot is free */
 	uint32_t gen;
-	char *in; /* what was received and is not yet handled */
-	size_t in_len, in_cap;
+	struct hf_lines in;
 	int in_fd; /* sent by the client, waits for a request; -1: none */
 	char *out; /* the answer under way; NULL: none */
 	size_t out_len, out_sent;
