@@ -2,8 +2,9 @@
 /*
  * conn.c - host sockets of connections.
  *
- * Sockets are watched edge-triggered, once, for everything. Readable: the engine is told and asks
- * for data when the guest has room for it. Writable: what waits in the ring to_host goes out first.
+ * Sockets are watched edge-triggered. Readable: the engine is told and asks for data when the guest
+ * has room for it. Writable matters only while something waits in the ring to_host: watched always,
+ * each read of the host application would wake us up.
  * The ring's memory is taken when it is first needed and given back with the connection; its length
  * is what the engine calls unread, so the credit given to the guest bounds it.
  */
@@ -54,12 +55,19 @@ int dev_conn_reserve(struct hf_ring *r, size_t room)
 	return 0;
 }
 
+static int watch(struct dev_vm *vm, struct dev_conn *c, bool out)
+{
+	c->watches_out = out;
+	return dev_loop_watch(vm->loop, c->fd,
+		EPOLLIN | EPOLLRDHUP | EPOLLET | (out ? (uint32_t)EPOLLOUT : 0),
+		dev_vm_tag(vm, DEV_ON_CONN, c->slot, c->core.gen));
+}
+
 int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd)
 {
 	c->fd = fd;
-	c->hup = false;
-	int r = dev_loop_watch(vm->loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-		dev_vm_tag(vm, DEV_ON_CONN, c->slot, c->core.gen));
+	c->hup = c->ending = false;
+	int r = watch(vm, c, hf_ring_len(&c->to_host) > 0);
 	if (r < 0)
 		dev_loop_close(vm->loop, &c->fd);
 	return r;
@@ -106,6 +114,14 @@ static void took(struct dev_vm *vm, struct dev_conn *c, size_t n)
 	dev_conn_handle(vm, &ev);
 }
 
+/* Asks to be told when the socket takes more. Without that, nothing would ever be sent again. */
+static void wait_for_room(struct dev_vm *vm, struct dev_conn *c)
+{
+	if (!c->watches_out && watch(vm, c, true) < 0)
+		hf_error("vm %s: conn %u<-%u: cannot watch", vm->opt->name, c->core.host_port,
+			c->core.guest_port); /* epoll_ctl changes what it has; it cannot fail */
+}
+
 /* Sends what waits for the host. A closed connection is freed when nothing waits any more. */
 static void flush(struct dev_vm *vm, struct dev_conn *c)
 {
@@ -113,8 +129,10 @@ static void flush(struct dev_vm *vm, struct dev_conn *c)
 		struct iovec iov[2];
 		int k = hf_ring_read_iov(&c->to_host, iov);
 		ssize_t n = send_iov(c->fd, iov, (size_t)k);
-		if (n == -EAGAIN)
+		if (n == -EAGAIN) {
+			wait_for_room(vm, c);
 			return;
+		}
 		bool closed = c->core.state == VSK_CLOSED;
 		if (n < 0 && closed) {
 			ring_free(&c->to_host);
@@ -130,6 +148,8 @@ static void flush(struct dev_vm *vm, struct dev_conn *c)
 	}
 	if (c->core.state == VSK_CLOSED && hf_ring_len(&c->to_host) == 0)
 		dev_conn_finish(vm, c);
+	else if (c->fd >= 0 && c->watches_out)
+		(void)watch(vm, c, false); /* cannot fail; at worst a needless wake-up */
 }
 
 /* Drops the connection for want of memory: the only way to keep what was promised. */
@@ -175,12 +195,16 @@ void dev_conn_deliver(
 		n = 0;
 	if ((size_t)n < len)
 		keep(vm, c, iov, n_iov, (size_t)n);
+	if (hf_ring_len(&c->to_host) > 0 && c->fd >= 0)
+		wait_for_room(vm, c);
 	if (n > 0 && c->core.state != VSK_CLOSED)
 		took(vm, c, (size_t)n);
 }
 
-ssize_t dev_conn_read(struct dev_conn *c, const struct iovec *iov, size_t n_iov)
+ssize_t dev_conn_read(
+	struct dev_conn *c, struct iovec *iov, size_t n_iov, size_t len, bool *ret_drained)
 {
+	*ret_drained = false;
 	if (hf_ring_len(&c->to_guest) > 0) {
 		size_t sum = 0;
 		for (size_t i = 0; i < n_iov; i++)
@@ -190,10 +214,14 @@ ssize_t dev_conn_read(struct dev_conn *c, const struct iovec *iov, size_t n_iov)
 	ring_free(&c->to_guest);
 	if (c->fd < 0)
 		return -EAGAIN; /* nobody has claimed it yet */
+	struct msghdr mh = { .msg_iov = iov, .msg_iovlen = n_iov };
 	ssize_t n;
 	do
-		n = readv(c->fd, iov, (int)n_iov);
+		n = recvmsg(c->fd, &mh, MSG_DONTWAIT);
 	while (n < 0 && errno == EINTR);
+	/* What comes after a short read is an edge of its own. Not so an end that was announced
+	 * before it, nor what lies behind descriptors: a read stops at them (and they are lost). */
+	*ret_drained = n > 0 && (size_t)n < len && !c->ending && !(mh.msg_flags & MSG_CTRUNC);
 	return n < 0 ? -errno : n;
 }
 
@@ -209,8 +237,8 @@ void dev_conn_failed(struct dev_vm *vm, struct dev_conn *c, int error)
 	dev_conn_finish(vm, c);
 }
 
-/* What the socket says now, whichever way we learnt it. */
-static void look(struct dev_vm *vm, struct dev_conn *c)
+/* Does what the socket's state asks for, after an event or after a time without events. */
+static void look(struct dev_vm *vm, struct dev_conn *c, bool readable)
 {
 	if (c->core.state == VSK_CLOSED) {
 		if (c->hup)
@@ -224,7 +252,8 @@ static void look(struct dev_vm *vm, struct dev_conn *c)
 		dev_conn_finish(vm, c);
 		return;
 	}
-	vsk_host_readable(&vm->vsk, &c->core);
+	if (readable)
+		vsk_host_readable(&vm->vsk, &c->core);
 	/* Where no read will find it out, the hang-up itself says that the host is gone. */
 	if (c->hup && (c->core.host_shut & VSK_SHUT_SEND))
 		host_shut(vm, c, VSK_SHUT_RCV);
@@ -241,14 +270,16 @@ void dev_conn_on_event(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
 		return;
 	if (events & (EPOLLHUP | EPOLLERR))
 		c->hup = true;
+	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+		c->ending = true;
 	if (!vm->frozen || c->core.state == VSK_CLOSED) /* a closed one is in no record */
-		look(vm, c);
+		look(vm, c, events & ~(uint32_t)EPOLLOUT);
 }
 
 void dev_conn_thaw(struct dev_vm *vm, struct dev_conn *c)
 {
 	if (c->fd >= 0)
-		look(vm, c);
+		look(vm, c, true);
 }
 
 static void on_connected(struct dev_vm *vm, struct dev_conn *c)

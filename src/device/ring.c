@@ -7,7 +7,8 @@
  * and at most one notification.
  *
  * rx: buffers are taken as they are needed. Payload is read from a host socket straight into as
- * many guest buffers as the engine allows, with one readv(2); each buffer gets a header of its own.
+ * many guest buffers as the engine allows, with one recvmsg(2); each buffer gets a header of its
+ * own.
  *
  * Both look again after asking for a kick, so that none is missed (D2.3).
  */
@@ -192,16 +193,16 @@ static void rx_data(struct dev_vm *vm, struct rx *rx, const struct vsk_out *out)
 {
 	static struct iovec part[VQ_CHAIN_IOV_MAX];
 	struct dev_conn *c = dev_conn_of(out->conn);
-	size_t n_part;
-	(void)rx_room(rx, out->max, part, HF_ARRAY_SIZE(part), &n_part); /* a usable one is there */
-	ssize_t n = dev_conn_read(c, part, n_part);
+	size_t n_part, len = rx_room(rx, out->max, part, HF_ARRAY_SIZE(part), &n_part);
+	bool drained;
+	ssize_t n = dev_conn_read(c, part, n_part, len, &drained);
 	if (n > 0)
 		rx_fill(vm, rx, c, (size_t)n);
+	if (drained || n == -EAGAIN)
+		vsk_host_idle(&vm->vsk, &c->core);
 	else if (n == 0)
 		dev_conn_ended(vm, c);
-	else if (n == -EAGAIN)
-		vsk_host_idle(&vm->vsk, &c->core);
-	else
+	else if (n < 0)
 		dev_conn_failed(vm, c, (int)n);
 }
 

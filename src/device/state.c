@@ -331,6 +331,7 @@ static int attach_claimed(struct dev_vm *vm, struct dev_conn *c, int *ret_fd)
 		(void)shutdown(c->fd, SHUT_WR); /* fails only when it is over anyway */
 	if (c->core.guest_shut & VSK_SHUT_RCV)
 		(void)shutdown(c->fd, SHUT_RD); /* likewise */
+	dev_conn_thaw(vm, c);
 	*ret_fd = fd_take(&theirs);
 	return 0;
 }

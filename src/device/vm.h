@@ -56,7 +56,9 @@ struct dev_conn {
 	struct vsk_conn core; /* first: the engine's */
 	int fd;
 	uint16_t slot;
-	bool hup;      /* the host has closed both ways */
+	bool hup;    /* the host has closed both ways */
+	bool ending; /* it sends no more: read until there is nothing */
+	bool watches_out;
 	bool dialling; /* in vm->dials */
 	bool kept;     /* goes into the record that is being written */
 	uint64_t dial_until_us;
@@ -206,8 +208,10 @@ int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd);
 void dev_conn_deliver(
 	struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov, size_t len);
 
-/* Reads payload for the guest: a count, 0 at the end, -EAGAIN, or another -errno. */
-ssize_t dev_conn_read(struct dev_conn *c, const struct iovec *iov, size_t n_iov);
+/* Reads payload for the guest into iovecs of `len` bytes: a count, 0 at the end, -EAGAIN, or
+ * another -errno. *ret_drained: there was no more. */
+ssize_t dev_conn_read(
+	struct dev_conn *c, struct iovec *iov, size_t n_iov, size_t len, bool *ret_drained);
 void dev_conn_ended(struct dev_vm *vm, struct dev_conn *c);             /* read returned 0 */
 void dev_conn_failed(struct dev_vm *vm, struct dev_conn *c, int error); /* or failed */
 
