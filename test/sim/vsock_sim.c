@@ -538,8 +538,9 @@ static void fill_ring(struct hf_ring *r, size_t cap, const struct vsk_bytes *b)
 /* Saves, with a part of what the host wrote peeked, and carries on with what was loaded. */
 static void save_and_load(struct world *w)
 {
+	static uint8_t buf[1 << 20];
 	size_t cap = vsk_save_size(&w->v) + SLOTS * (w->buf_alloc + 2 * HOST_QUEUE), len;
-	uint8_t *buf = malloc(cap);
+	CHECK(w, cap <= sizeof(buf));
 	struct hf_ring peeked[FLOWS];
 	struct vsk_save s;
 	bool readable[FLOWS] = { 0 };
@@ -596,7 +597,6 @@ static void save_and_load(struct world *w)
 		live += w->d[i] != NULL;
 	CHECK(w, n == live);
 	free(old);
-	free(buf);
 }
 
 /* ---- the world ---- */
