@@ -13,7 +13,7 @@ static void rearm(struct chan *c)
 {
 	if (c->closed)
 		return;
-	bool writes = c->raw ? c->want_write : c->out_len > c->out_head;
+	bool writes = chan_unsent(c) || (c->raw && c->want_write);
 	int events = (c->close_when_sent ? 0 : UV_READABLE) | (writes ? UV_WRITABLE : 0);
 	if (events == 0)
 		(void)uv_poll_stop(&c->poll); /* always succeeds */
@@ -61,7 +61,7 @@ void chan_close(struct chan *c)
 void chan_close_when_sent(struct chan *c)
 {
 	c->close_when_sent = true;
-	if (c->raw || c->out_len == c->out_head)
+	if (!chan_unsent(c))
 		chan_close(c);
 	else
 		rearm(c);
@@ -116,7 +116,7 @@ int chan_send_json_fd(struct chan *c, const json_t *msg, int fd)
 		return -ENOMEM;
 	size_t n = strlen(text);
 	text[n] = '\n';
-	if (c->closed || c->out_len > c->out_head)
+	if (c->closed || chan_unsent(c))
 		return -EAGAIN;
 	ssize_t sent = unix_send_fds(c->fd, text, n + 1, &fd, 1);
 	if (sent <= 0)
@@ -197,8 +197,8 @@ static void do_read(struct chan *c)
 
 static void do_write(struct chan *c)
 {
-	if (c->raw) {
-		if (c->want_write)
+	if (!chan_unsent(c)) {
+		if (c->raw && c->want_write)
 			c->ops->on_writable(c);
 		return;
 	}
@@ -208,7 +208,7 @@ static void do_write(struct chan *c)
 		return;
 	}
 	c->out_head += n > 0 ? (size_t)n : 0;
-	if (c->out_head == c->out_len && c->close_when_sent)
+	if (!chan_unsent(c) && c->close_when_sent)
 		chan_close(c);
 	else
 		rearm(c);

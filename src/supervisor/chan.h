@@ -54,6 +54,12 @@ int chan_send_json(struct chan *c, const json_t *msg); /* one line */
 /* One line with a descriptor, for a peer that is waiting for it: -EAGAIN unless it went at once. */
 int chan_send_json_fd(struct chan *c, const json_t *msg, int fd);
 
+/* Whether something that was queued by chan_send() is still here. */
+static inline bool chan_unsent(const struct chan *c)
+{
+	return c->out_len > c->out_head;
+}
+
 /* The first descriptor received and not taken yet, or -1. */
 int chan_take_fd(struct chan *c);
 

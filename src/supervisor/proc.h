@@ -41,7 +41,7 @@ struct proc_stream {
 	struct proc *proc;
 	enum proc_fd which;
 	bool used, ended;
-	uint64_t len; /* output: of the file; input: the final length, once ended */
+	uint64_t len; /* of the output file */
 	int fd;       /* the output file, -1 until it is needed */
 	struct hf_guest_stream *guest;
 	struct hf_list readers; /* struct attach */

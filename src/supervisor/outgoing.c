@@ -1,0 +1,876 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * outgoing.c - a migration, seen from the source: what each phase of src/migrate does here.
+ *
+ * The destination's supervisor is asked over its control socket (incoming.c); one that is not there
+ * is started. drive() gives out what the controller wants; everything that ends calls done() or
+ * fail(), which drive again. Nothing here decides: what follows what, and what is undone after
+ * which failure, is the controller's table.
+ */
+#include "base/hex.h"
+#include "migrate/blob.h"
+#include "supervisor_internal.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define TICK_MS           20
+#define PROGRESS_MS       500
+#define MAX_BANDWIDTH     (4ll << 30) /* bytes per second; the link's own speed bounds it */
+#define DOWNTIME_LIMIT_MS 100
+
+/* What is being sent in the phases precopy and load, in this order. */
+enum piece { PIECE_OUTPUT, PIECE_RECORD, PIECE_STATE, PIECE_N_ };
+
+struct outgoing {
+	struct sup *sup;
+	struct mig mig;
+	struct client *client; /* who asked; NULL when it has left */
+	json_t *id;
+	char to[HF_NODE_PATH_MAX];
+	uint32_t cid; /* at the destination */
+	struct rpc *peer;
+	uv_timer_t timer;
+	bool driving, spawned, asked_cont;
+	uint64_t progress_ms;
+
+	/* What goes over: a cursor over the output files, then the two blobs. */
+	struct proc *proc; /* the next file's, NULL: all are sent */
+	enum proc_fd fd;
+	uint64_t offset;
+	enum piece piece;
+	json_t *sent; /* "process.stream" -> how much of it is there */
+	const uint8_t *blob;
+	size_t blob_len;
+	uint8_t *record; /* mapped */
+	size_t record_len;
+	char *state;
+	json_t *numbers;
+};
+
+static void drive(struct outgoing *o);
+
+/* The one that is under way, if any: QEMU and holdfastd may answer when it is over. */
+static struct outgoing *current(void *ctx)
+{
+	return ((struct sup *)ctx)->outgoing;
+}
+
+static uint64_t now_ms(const struct outgoing *o)
+{
+	uv_update_time(&o->sup->loop);
+	return uv_now(&o->sup->loop);
+}
+
+static void done(struct outgoing *o, enum mig_phase phase)
+{
+	mig_done(&o->mig, phase, now_ms(o));
+	drive(o);
+}
+
+static void fail(struct outgoing *o, enum mig_phase phase, const struct hf_err *err)
+{
+	mig_fail(&o->mig, phase, err, now_ms(o));
+	drive(o);
+}
+
+static void failf(struct outgoing *o, enum mig_phase phase, int code, const char *text)
+{
+	struct hf_err err;
+	hf_err_set(&err, code, "%s", text);
+	fail(o, phase, &err);
+}
+
+static void progress(struct outgoing *o, const char *what, json_t *more)
+{
+	json_t *e = json_pack("{s:s, s:s, s:s, s:I}", "event", "migrate-progress", "phase",
+		mig_phase_name(o->mig.phase), "what", what, "ms",
+		(json_int_t)(now_ms(o) - o->mig.began_ms[MIG_PREPARE]));
+	if (e && more)
+		json_object_update(e, more);
+	json_decref(more);
+	if (e && o->client)
+		(void)chan_send_json(
+			o->client->chan, e); /* a channel that cannot take it closes itself */
+	json_decref(e);
+}
+
+/* An answer that only says whether the phase is done. */
+static void peer_done(struct outgoing *o, enum mig_phase phase, const struct hf_err *err)
+{
+	if (err)
+		fail(o, phase, err);
+	else
+		done(o, phase);
+}
+
+/* --- prepare
+ * -------------------------------------------------------------------------------------- */
+
+static void on_prepared(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
+{
+	(void)answer, (void)fd;
+	peer_done(ctx, MIG_PREPARE, err);
+}
+
+static void on_peer_lost(void *ctx, int why)
+{
+	struct outgoing *o = ctx;
+	rpc_close(o->peer);
+	o->peer = NULL;
+	struct hf_err err;
+	hf_err_set(&err, why ? why : -ECONNRESET, "the destination's supervisor is gone");
+	if (o->mig.course == MIG_FORWARD)
+		fail(o, o->mig.phase, &err);
+}
+
+/* The destination's supervisor: this very program, a process of its own. */
+static int spawn_peer(struct outgoing *o)
+{
+	pid_t pid = fork();
+	int status = 0;
+	if (pid < 0)
+		return -errno;
+	if (pid == 0) {
+		char *argv[] = { (char *)"holdfast", (char *)"vm", (char *)"run",
+			(char *)"--incoming", (char *)"--node", o->to, (char *)o->sup->config->name,
+			NULL };
+		int null = open("/dev/null", O_RDWR);
+		sigset_t none;
+		(void)sigemptyset(&none);
+		(void)sigprocmask(SIG_SETMASK, &none, NULL);
+		if (fork() == 0 && null >= 0 && dup2(null, 0) >= 0 && dup2(null, 1) >= 0) {
+			execv("/proc/self/exe", argv);
+			_exit(127);
+		}
+		_exit(0);
+	}
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	return 0;
+}
+
+static void try_peer(struct outgoing *o)
+{
+	static const struct rpc_ops ops = { .on_lost = on_peer_lost };
+	char path[HF_NODE_PATH_MAX];
+	struct sup *sup = o->sup;
+	if (o->peer || o->mig.course != MIG_FORWARD)
+		return;
+	(void)hf_node_path(o->to, sup->config->name, "control.sock", path);
+	int r = rpc_open(&sup->loop, path, "destination", &ops, o, &o->peer);
+	if (r < 0 && !o->spawned) {
+		o->spawned = true;
+		r = spawn_peer(o);
+		if (r < 0)
+			failf(o, MIG_PREPARE, r, "the destination's supervisor cannot be started");
+		return;
+	}
+	if (r < 0)
+		return; /* not up yet: the next tick tries again, until the phase's deadline */
+	json_t *spec = spec_json(&sup->spec);
+	json_object_set_new(spec, "cid", json_integer(o->cid));
+	json_object_set_new(spec, "accel", json_string(sup->kvm ? "kvm" : "tcg"));
+	rpc_call(o->peer, "incoming-prepare",
+		json_pack("{s:o, s:s}", "vm", spec, "mode", mig_mode_name(o->mig.mode)), -1,
+		on_prepared, o);
+}
+
+/* --- setup
+ * ---------------------------------------------------------------------------------------- */
+
+static void on_setup(void *ctx, const struct hf_err *err, json_t *result)
+{
+	struct outgoing *o = current(ctx);
+	(void)result;
+	if (o)
+		peer_done(o, MIG_SETUP, err);
+}
+
+static void on_capabilities(void *ctx, const struct hf_err *err, json_t *result)
+{
+	struct outgoing *o = current(ctx);
+	(void)result;
+	if (!o)
+		return;
+	if (err || !o->sup->mon) {
+		struct hf_err gone = { .code = -ECONNRESET, .text = "QEMU is gone" };
+		fail(o, MIG_SETUP, err ? err : &gone);
+		return;
+	}
+	monitor_call(o->sup->mon, "migrate-set-parameters",
+		json_pack("{s:I, s:I}", "max-bandwidth", (json_int_t)MAX_BANDWIDTH,
+			"downtime-limit", (json_int_t)DOWNTIME_LIMIT_MS),
+		on_setup, o->sup);
+}
+
+static void on_listening(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
+{
+	struct outgoing *o = ctx;
+	(void)fd;
+	json_t *uri = answer ? json_object_get(answer, "uri") : NULL;
+	if (err || !json_is_string(uri)) {
+		struct hf_err none = { .code = -EPROTO,
+			.text = "the destination named no address" };
+		fail(o, MIG_SETUP, err ? err : &none);
+		return;
+	}
+	json_object_set(o->numbers, "uri", uri);
+	monitor_call(o->sup->mon, "migrate-set-capabilities",
+		json_pack("{s:[{s:s, s:b}, {s:s, s:b}]}", "capabilities", "capability", "events",
+			"state", 1, "capability", "pause-before-switchover", "state", 1),
+		on_capabilities, o->sup);
+}
+
+/* --- what goes over
+ * ------------------------------------------------------------------------------- */
+
+static void send_next(struct outgoing *o);
+static void pieces_sent(struct outgoing *o);
+
+static void on_piece(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
+{
+	struct outgoing *o = ctx;
+	(void)answer, (void)fd;
+	if (o->mig.course != MIG_FORWARD)
+		return;
+	if (err)
+		fail(o, o->mig.phase, err);
+	else
+		send_next(o);
+}
+
+/* A chunk of the bytes at data as a message: offset, bytes in hex. */
+static json_t *chunk(uint64_t offset, const uint8_t *data, size_t n)
+{
+	char *hex = malloc(2 * n + 1);
+	if (!hex)
+		return NULL;
+	hex_encode(data, n, hex);
+	json_t *m = json_pack("{s:I, s:s}", "offset", (json_int_t)offset, "data", hex);
+	free(hex);
+	return m;
+}
+
+static void next_file(struct outgoing *o)
+{
+	struct hf_list *all = &o->sup->procs.all;
+	o->offset = 0;
+	if (++o->fd < PROC_FD_N_)
+		return;
+	o->fd = PROC_STDOUT;
+	o->proc = o->proc->link.next == all
+			  ? NULL
+			  : HF_CONTAINER_OF(o->proc->link.next, struct proc, link);
+}
+
+static void first_file(struct outgoing *o)
+{
+	struct hf_list *all = &o->sup->procs.all;
+	o->proc = hf_list_empty(all) ? NULL : HF_CONTAINER_OF(all->next, struct proc, link);
+	o->fd = PROC_STDOUT;
+	o->piece = PIECE_OUTPUT;
+}
+
+/* The next chunk of an output file; false: all files are over. */
+static bool send_output(struct outgoing *o)
+{
+	char key[PROC_NAME_MAX + 16];
+	uint8_t *data = NULL;
+	for (; o->proc; next_file(o)) {
+		struct proc_stream *s = &o->proc->stream[o->fd];
+		if (!s->used || session_output_fd(o->sup, s) < 0)
+			continue;
+		(void)snprintf(key, sizeof(key), "%s.%s", o->proc->name, proc_fd_name(o->fd));
+		o->offset = (uint64_t)json_integer_value(json_object_get(o->sent, key));
+		if (o->offset < s->len && (data = malloc(MIG_CHUNK_MAX)))
+			break;
+	}
+	if (!o->proc)
+		return false;
+	struct proc_stream *s = &o->proc->stream[o->fd];
+	size_t n = (size_t)HF_MIN(s->len - o->offset, (uint64_t)MIG_CHUNK_MAX);
+	ssize_t got = pread(s->fd, data, n, (off_t)o->offset);
+	json_t *m = got > 0 ? chunk(o->offset, data, (size_t)got) : NULL;
+	if (m) {
+		json_object_set_new(m, "process", json_string(o->proc->name));
+		json_object_set_new(m, "stream", json_string(proc_fd_name(o->fd)));
+		json_object_set_new(m, "crc", json_integer(mig_crc32(0, data, (size_t)got)));
+		json_object_set_new(o->sent, key, json_integer((json_int_t)o->offset + got));
+		rpc_call(o->peer, "incoming-output", m, -1, on_piece, o);
+	} else {
+		failf(o, o->mig.phase, -EIO, "an output file cannot be read");
+	}
+	free(data);
+	return true;
+}
+
+static const char *const piece_names[PIECE_N_] = { "output", "record", "state" };
+
+static void begin_blob(struct outgoing *o)
+{
+	bool record = o->piece == PIECE_RECORD;
+	o->blob = record ? o->record : (const uint8_t *)o->state;
+	o->blob_len = record ? o->record_len : strlen(o->state);
+	o->offset = 0;
+	rpc_call(o->peer, "incoming-blob",
+		json_pack("{s:s, s:I, s:I}", "what", piece_names[o->piece], "size",
+			(json_int_t)o->blob_len, "crc",
+			(json_int_t)mig_crc32(0, o->blob, o->blob_len)),
+		-1, on_piece, o);
+}
+
+static void send_chunk(struct outgoing *o)
+{
+	size_t n = HF_MIN(o->blob_len - (size_t)o->offset, (size_t)MIG_CHUNK_MAX);
+	json_t *m = chunk(o->offset, o->blob + o->offset, n);
+	if (m)
+		json_object_set_new(m, "what", json_string(piece_names[o->piece]));
+	o->offset += n;
+	rpc_call(o->peer, "incoming-chunk", m, -1, on_piece, o);
+}
+
+static void send_next(struct outgoing *o)
+{
+	if (!o->peer)
+		return; /* its loss has failed the phase */
+	if (o->piece == PIECE_OUTPUT) {
+		if (send_output(o))
+			return;
+		if (o->mig.phase == MIG_PRECOPY) {
+			pieces_sent(o);
+			return;
+		}
+	} else if (o->offset < o->blob_len) {
+		send_chunk(o);
+		return;
+	}
+	o->piece++;
+	if (o->piece == PIECE_RECORD && !o->record)
+		o->piece++;
+	if (o->piece < PIECE_N_)
+		begin_blob(o);
+	else
+		pieces_sent(o);
+}
+
+/* --- precopy
+ * -------------------------------------------------------------------------------------- */
+
+static void on_migrate(void *ctx, const struct hf_err *err, json_t *result)
+{
+	struct outgoing *o = current(ctx);
+	(void)result;
+	if (o && err)
+		fail(o, MIG_PRECOPY, err);
+	/* else the event `pre-switchover` ends the phase */
+}
+
+static void on_loaded(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
+{
+	struct outgoing *o = ctx;
+	(void)fd;
+	if (answer)
+		json_object_set(o->numbers, "connections", json_object_get(answer, "connections"));
+	peer_done(o, MIG_LOAD, err);
+}
+
+static void pieces_sent(struct outgoing *o)
+{
+	if (o->mig.phase == MIG_PRECOPY)
+		monitor_call(o->sup->mon, "migrate",
+			json_pack("{s:O}", "uri", json_object_get(o->numbers, "uri")), on_migrate,
+			o->sup);
+	else
+		rpc_call(o->peer, "incoming-load", NULL, -1, on_loaded, o);
+}
+
+static void on_failure_reason(void *ctx, const struct hf_err *err, json_t *result)
+{
+	struct outgoing *o = current(ctx);
+	const char *text =
+		err ? err->text : json_string_value(json_object_get(result, "error-desc"));
+	if (o && o->mig.course == MIG_FORWARD)
+		failf(o, o->mig.phase, -EIO,
+			text ? text : "QEMU says that the migration has failed");
+}
+
+void outgoing_on_qemu(struct sup *sup, const char *event, json_t *data)
+{
+	struct outgoing *o = sup->outgoing;
+	const char *status = json_string_value(json_object_get(data, "status"));
+	if (strcmp(event, "MIGRATION") != 0 || !status)
+		return;
+	progress(o, status, NULL);
+	if (!strcmp(status, "pre-switchover"))
+		done(o, MIG_PRECOPY);
+	else if (!strcmp(status, "completed"))
+		done(o, MIG_SWITCHOVER);
+	else if (!strcmp(status, "failed") && o->mig.course == MIG_FORWARD)
+		monitor_call(sup->mon, "query-migrate", NULL, on_failure_reason, sup);
+}
+
+/* --- quiesce, save
+ * -------------------------------------------------------------------------------- */
+
+static void quiesce(struct outgoing *o)
+{
+	struct hf_err err;
+	if (session_sleep(o->sup, &err) < 0)
+		fail(o, MIG_QUIESCE, &err);
+	else
+		done(o, MIG_QUIESCE);
+}
+
+static int map_record(struct outgoing *o, int fd)
+{
+	struct stat st;
+	if (fd < 0 || fstat(fd, &st) < 0 || st.st_size <= 0 || st.st_size > MIG_BLOB_MAX)
+		return -EPROTO;
+	void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+	if (p == MAP_FAILED)
+		return -errno;
+	o->record = p;
+	o->record_len = (size_t)st.st_size;
+	return 0;
+}
+
+static void save_own(struct outgoing *o)
+{
+	json_t *json = session_json(o->sup);
+	o->state = json ? json_dumps(json, JSON_COMPACT) : NULL;
+	json_decref(json);
+	json_object_set_new(o->numbers, "record_bytes", json_integer((json_int_t)o->record_len));
+	json_object_set_new(o->numbers, "state_bytes",
+		json_integer(o->state ? (json_int_t)strlen(o->state) : 0));
+	if (o->state)
+		done(o, MIG_SAVE);
+	else
+		failf(o, MIG_SAVE, -ENOMEM, "no memory for the supervisor's state");
+}
+
+static void on_saved(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
+{
+	struct outgoing *o = current(ctx);
+	(void)answer;
+	if (!o)
+		return;
+	int r = err ? err->code : map_record(o, *fd);
+	if (err)
+		fail(o, MIG_SAVE, err);
+	else if (r < 0)
+		failf(o, MIG_SAVE, r, "holdfastd gave no record");
+	else
+		save_own(o);
+}
+
+static void save(struct outgoing *o)
+{
+	if (o->mig.mode == MIG_DISRUPTIVE)
+		save_own(o);
+	else if (!o->sup->device)
+		failf(o, MIG_SAVE, -ENOTCONN, "holdfastd is gone");
+	else
+		rpc_call(o->sup->device, "state-save", json_pack("{s:s}", "vm", "vm"), -1, on_saved,
+			o->sup);
+}
+
+/* --- switchover, commit
+ * --------------------------------------------------------------------------- */
+
+static void on_continue(void *ctx, const struct hf_err *err, json_t *result)
+{
+	struct outgoing *o = current(ctx);
+	(void)result;
+	if (o && err)
+		fail(o, MIG_SWITCHOVER, err);
+	/* else the event `completed` ends the phase */
+}
+
+static void on_go(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
+{
+	struct outgoing *o = ctx;
+	(void)answer, (void)fd;
+	if (err) {
+		fail(o, MIG_SWITCHOVER, err);
+		return;
+	}
+	if (o->mig.course != MIG_FORWARD || !o->sup->mon)
+		return;
+	/* Whoever comes after us must know where the guest may be by now. */
+	(void)snprintf(o->sup->moved_to, sizeof(o->sup->moved_to), "%s", o->to);
+	if (session_save(o->sup) < 0) {
+		failf(o, MIG_SWITCHOVER, -EIO, "state.json cannot be written");
+		return;
+	}
+	monitor_call(o->sup->mon, "migrate-continue", json_pack("{s:s}", "state", "pre-switchover"),
+		on_continue, o->sup);
+}
+
+static void on_committed(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
+{
+	struct outgoing *o = ctx;
+	(void)fd;
+	if (answer)
+		json_object_update(o->numbers, answer);
+	peer_done(o, MIG_COMMIT, err);
+}
+
+static void on_numbers(void *ctx, const struct hf_err *err, json_t *result)
+{
+	struct outgoing *o = current(ctx);
+	json_t *ram = result ? json_object_get(result, "ram") : NULL;
+	if (!o)
+		return;
+	if (!err) {
+		json_object_set(o->numbers, "downtime_ms", json_object_get(result, "downtime"));
+		json_object_set(o->numbers, "qemu_total_ms", json_object_get(result, "total-time"));
+		json_object_set(o->numbers, "ram_transferred", json_object_get(ram, "transferred"));
+	}
+	if (o->peer)
+		rpc_call(o->peer, "incoming-commit", NULL, -1, on_committed, o);
+	else
+		failf(o, MIG_COMMIT, -ECONNRESET, "the destination's supervisor is gone");
+}
+
+/* --- The controller's orders
+ * ---------------------------------------------------------------------- */
+
+static void enter(struct outgoing *o, enum mig_phase phase)
+{
+	progress(o, "begin", NULL);
+	if (phase != MIG_PREPARE && phase != MIG_COMMIT && (!o->peer || !o->sup->mon)) {
+		failf(o, phase, -ECONNRESET, "the destination's supervisor or QEMU is gone");
+		return;
+	}
+	switch (phase) {
+	case MIG_PREPARE:
+		try_peer(o);
+		break;
+	case MIG_SETUP:
+		rpc_call(o->peer, "incoming-listen", NULL, -1, on_listening, o);
+		break;
+	case MIG_PRECOPY:
+		first_file(o);
+		send_next(o);
+		break;
+	case MIG_QUIESCE:
+		quiesce(o);
+		break;
+	case MIG_SAVE:
+		save(o);
+		break;
+	case MIG_LOAD:
+		first_file(o);
+		send_next(o);
+		break;
+	case MIG_SWITCHOVER:
+		rpc_call(o->peer, "incoming-go", NULL, -1, on_go, o);
+		break;
+	case MIG_COMMIT:
+		if (o->sup->mon)
+			monitor_call(o->sup->mon, "query-migrate", NULL, on_numbers, o->sup);
+		else
+			failf(o, phase, -ECONNRESET, "QEMU ended before it told its numbers");
+		break;
+	case MIG_PHASE_N_:
+		break;
+	}
+}
+
+static void on_peer_undone(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
+{
+	struct outgoing *o = ctx;
+	(void)err, (void)answer, (void)fd; /* a destination that is gone has nothing to undo */
+	if (o->mig.course == MIG_BACK)
+		done(o, o->mig.phase);
+}
+
+/* The guest runs here again. QEMU resumes by itself; if it does not, it is told. */
+static void on_source_status(void *ctx, const struct hf_err *err, json_t *result)
+{
+	struct outgoing *o = current(ctx);
+	const char *status = err ? "" : json_string_value(json_object_get(result, "status"));
+	if (!o || o->mig.course != MIG_BACK || o->mig.phase != MIG_PRECOPY || !status)
+		return;
+	if (json_is_true(json_object_get(result, "running"))) {
+		done(o, MIG_PRECOPY);
+	} else if (!o->asked_cont && strcmp(status, "finish-migrate") != 0) {
+		o->asked_cont = true;
+		monitor_call(o->sup->mon, "cont", NULL, NULL, NULL);
+	}
+}
+
+static void undo(struct outgoing *o, enum mig_phase phase)
+{
+	struct hf_err err;
+	progress(o, "undo", NULL);
+	switch (phase) {
+	case MIG_PREPARE:
+	case MIG_LOAD:
+		if (o->peer)
+			rpc_call(o->peer, phase == MIG_LOAD ? "incoming-unload" : "incoming-abort",
+				NULL, -1, on_peer_undone, o);
+		else
+			done(o, phase);
+		break;
+	case MIG_PRECOPY:
+		if (o->sup->mon)
+			monitor_call(o->sup->mon, "migrate_cancel", NULL, NULL, NULL);
+		break; /* the tick asks whether the guest runs */
+	case MIG_QUIESCE:
+		if (o->sup->asleep && session_wake(o->sup, &err) < 0)
+			fail(o, phase, &err);
+		else
+			done(o, phase);
+		break;
+	default:
+		done(o, phase);
+		break;
+	}
+}
+
+static void report(struct outgoing *o)
+{
+	struct mig *m = &o->mig;
+	json_object_del(o->numbers, "id");
+	json_object_del(o->numbers, "ok");
+	json_object_del(o->numbers, "uri");
+	json_object_set_new(o->numbers, "mode", json_string(mig_mode_name(m->mode)));
+	json_object_set_new(o->numbers, "from", json_string(o->sup->config->node));
+	json_object_set_new(o->numbers, "to", json_string(o->to));
+	json_object_set_new(o->numbers, "total_ms",
+		json_integer((json_int_t)(m->ended_ms - m->began_ms[MIG_PREPARE])));
+	if (m->moved && m->err.code)
+		json_object_set_new(o->numbers, "unconfirmed", json_string(m->err.text));
+	if (!o->client)
+		return;
+	if (m->moved)
+		client_ok(o->client, o->id, json_incref(o->numbers));
+	else
+		client_err(o->client, o->id, m->err.code,
+			"migration: %s; the VM runs on at the source", m->err.text);
+}
+
+static void leave(struct sup *sup, const char *to)
+{
+	char path[HF_NODE_PATH_MAX];
+	json_t *moved = json_pack("{s:s}", "to", to);
+	int r = sup_write_json(sup_path(sup, "moved.json", path), moved);
+	json_decref(moved);
+	if (r < 0)
+		hf_error("%s: %s: command lines will not find the VM at %s by themselves", path,
+			strerror(-r), to);
+	machine_kill(sup);
+	session_close(sup);
+	attach_close_all(sup); /* they dial again, and follow moved.json */
+	sup_end(sup, 0, "the VM has moved");
+}
+
+static void on_freed(uv_handle_t *h)
+{
+	free(h->data);
+}
+
+static void outgoing_free(struct outgoing *o)
+{
+	o->sup->outgoing = NULL;
+	rpc_close(o->peer); /* its answers are not waited for */
+	if (o->record)
+		(void)munmap(o->record, o->record_len); /* our own mapping */
+	free(o->state);
+	json_decref(o->id);
+	json_decref(o->numbers);
+	json_decref(o->sent);
+	uv_close((uv_handle_t *)&o->timer, on_freed);
+}
+
+static void finished(struct outgoing *o)
+{
+	char to[HF_NODE_PATH_MAX];
+	struct sup *sup = o->sup;
+	bool moved = o->mig.moved;
+	hf_info("migration to %s: %s%s%s", o->to, moved ? "moved" : "failed",
+		o->mig.err.code ? ": " : "", o->mig.err.text);
+	report(o);
+	(void)snprintf(to, sizeof(to), "%s", o->to);
+	outgoing_free(o);
+	if (moved) {
+		leave(sup, to);
+	} else {
+		sup->moved_to[0] = '\0';
+		(void)session_save(sup); /* else with the next change */
+	}
+}
+
+static void drive(struct outgoing *o)
+{
+	enum mig_phase phase;
+	if (o->driving)
+		return;
+	o->driving = true;
+	for (;;) {
+		enum mig_action a = mig_next(&o->mig, &phase);
+		if (a == MIG_WAIT)
+			break;
+		if (a == MIG_FINISHED) {
+			finished(o);
+			return;
+		}
+		if (a == MIG_ENTER)
+			enter(o, phase);
+		else
+			undo(o, phase);
+	}
+	o->driving = false;
+}
+
+static void on_ram(void *ctx, const struct hf_err *err, json_t *result)
+{
+	struct outgoing *o = current(ctx);
+	json_t *ram = err ? NULL : json_object_get(result, "ram");
+	if (o && ram)
+		progress(o, "memory",
+			json_pack("{s:O, s:O}", "remaining", json_object_get(ram, "remaining"),
+				"total", json_object_get(ram, "total")));
+}
+
+static void on_tick(uv_timer_t *h)
+{
+	struct outgoing *o = h->data;
+	struct sup *sup = o->sup;
+	uint64_t now = now_ms(o);
+	if (o->mig.course == MIG_FORWARD && o->mig.phase == MIG_PREPARE)
+		try_peer(o);
+	if (o->mig.course == MIG_FORWARD && o->mig.phase == MIG_PRECOPY && sup->mon &&
+		now >= o->progress_ms) {
+		o->progress_ms = now + PROGRESS_MS;
+		monitor_call(sup->mon, "query-migrate", NULL, on_ram, sup);
+	}
+	if (o->mig.course == MIG_BACK && o->mig.phase == MIG_PRECOPY && sup->mon)
+		monitor_call(sup->mon, "query-status", NULL, on_source_status, sup);
+	if (sup->outgoing != o)
+		return;
+	mig_tick(&o->mig, now);
+	drive(o);
+}
+
+void outgoing_begin(struct client *c, json_t *id, json_t *args)
+{
+	struct sup *sup = c->sup;
+	const char *to = NULL, *mode = "seamless";
+	struct hf_err err;
+	enum mig_mode m;
+	json_int_t cid = sup->spec.cid;
+	if (json_unpack(args, "{s:s, s?:s, s?:I}", "to", &to, "mode", &mode, "cid", &cid) < 0 ||
+		mig_mode_parse(mode, &m) < 0 || cid < 3 || cid >= UINT32_MAX) {
+		client_err(c, id, EINVAL,
+			"migrate: give to (a node), mode seamless or disruptive, cid from 3");
+		return;
+	}
+	if (m == MIG_SEAMLESS && cid != sup->spec.cid) {
+		client_err(c, id, EINVAL, "migrate: a seamless migration keeps the guest's cid");
+		return;
+	}
+	if (sup->outgoing || !sup->mon || !strcmp(to, sup->config->node)) {
+		client_err(c, id, EBUSY, "migrate: %s",
+			sup->outgoing ? "a migration is under way"
+			: sup->mon    ? "the VM is on that node already"
+				      : "QEMU is gone");
+		return;
+	}
+	if (hf_node_check(to, sup->config->name, &err) < 0) {
+		client_err(c, id, err.code, "migrate: %s", err.text);
+		return;
+	}
+	struct outgoing *o = calloc(1, sizeof(*o));
+	if (!o) {
+		client_err(c, id, ENOMEM, "migrate: no memory");
+		return;
+	}
+	o->sup = sup;
+	o->client = c;
+	o->id = json_incref(id);
+	o->cid = (uint32_t)cid;
+	o->sent = json_object();
+	o->numbers = json_object();
+	o->timer.data = o;
+	(void)snprintf(o->to, sizeof(o->to), "%s", to);
+	(void)uv_timer_init(&sup->loop, &o->timer); /* cannot fail, nor can the start */
+	(void)uv_timer_start(&o->timer, on_tick, TICK_MS, TICK_MS);
+	sup->outgoing = o;
+	mig_start(&o->mig, m, now_ms(o));
+	drive(o);
+}
+
+void outgoing_cancel(struct client *c, json_t *id)
+{
+	struct outgoing *o = c->sup->outgoing;
+	if (!o || mig_cancel(&o->mig, now_ms(o)) < 0) {
+		client_err(c, id, EBUSY, "migrate-cancel: %s",
+			o ? "too late: the guest may run at the destination already"
+			  : "there is no migration");
+		return;
+	}
+	client_ok(c, id, NULL);
+	drive(o);
+}
+
+void outgoing_client_gone(struct sup *sup, struct client *c)
+{
+	if (sup->outgoing && sup->outgoing->client == c)
+		sup->outgoing->client = NULL; /* the migration goes on: it was asked for */
+}
+
+void outgoing_qemu_lost(struct sup *sup)
+{
+	struct outgoing *o = sup->outgoing;
+	if (o->mig.moved)
+		return; /* its work is done */
+	hf_err_set(&o->mig.err, -ECONNRESET, "the source's QEMU has ended");
+	report(o);
+	outgoing_free(o);
+	machine_kill(sup);
+	session_lose_all(sup, "the VM has ended");
+	sup_end(sup, 1, "QEMU has ended in a migration");
+}
+
+/* --- After the death of a supervisor in a migration
+ * ------------------------------------------------ */
+
+static void on_recover_status(void *ctx, const struct hf_err *err, json_t *result)
+{
+	struct sup *sup = ctx;
+	const char *status = err ? NULL : json_string_value(json_object_get(result, "status"));
+	static const char *const under_way[] = { "setup", "active", "pre-switchover", "device",
+		"cancelling" };
+	if (!status)
+		return; /* there never was a migration */
+	bool completed = !strcmp(status, "completed");
+	if (completed && *sup->moved_to) {
+		hf_info("the supervisor before this one died after the switchover: the guest is at "
+			"%s",
+			sup->moved_to);
+		leave(sup, sup->moved_to);
+		return;
+	}
+	for (size_t i = 0; i < HF_ARRAY_SIZE(under_way); i++)
+		if (!strcmp(status, under_way[i])) {
+			hf_info("the supervisor before this one died in a migration (%s): it is "
+				"cancelled",
+				status);
+			monitor_call(
+				sup->mon, "migrate_cancel", NULL, NULL, NULL); /* QEMU resumes it */
+		}
+	sup->moved_to[0] = '\0';
+	(void)session_save(sup); /* else with the next change */
+}
+
+void outgoing_recover(struct sup *sup)
+{
+	monitor_call(sup->mon, "query-migrate", NULL, on_recover_status, sup);
+}
