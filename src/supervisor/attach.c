@@ -27,6 +27,7 @@ struct attach {
 	struct chan *chan;
 	struct proc_stream *s;
 	struct rs rs;
+	uint64_t until; /* output: as much as was asked for; UINT64_MAX: all there will be */
 	uint8_t window[ATTACH_WINDOW];
 };
 
@@ -48,7 +49,8 @@ static void fill_output(struct attach *a)
 	struct iovec iov[2];
 	int k;
 	uint64_t at;
-	while ((at = rs_tx_end(&a->rs)) < a->s->len && (k = rs_write_iov(&a->rs, iov)) > 0) {
+	uint64_t len = HF_MIN(a->s->len, a->until);
+	while ((at = rs_tx_end(&a->rs)) < len && (k = rs_write_iov(&a->rs, iov)) > 0) {
 		ssize_t n = preadv(a->s->fd, iov, k, (off_t)at);
 		if (n <= 0)
 			return; /* the file is shorter than we made it: nothing more to give */
@@ -56,7 +58,7 @@ static void fill_output(struct attach *a)
 	}
 	if (at > a->s->len)
 		rs_reset(&a->rs, ATTACH_BAD_OFFSET);
-	else if (at == a->s->len && a->s->ended && a->rs.hello_in)
+	else if (at == len && (a->s->ended || a->until != UINT64_MAX) && a->rs.hello_in)
 		rs_end(&a->rs);
 }
 
@@ -196,7 +198,8 @@ static int attach_new(
 	return 0;
 }
 
-void attach_begin(struct client *c, json_t *id, struct proc_stream *s, const char *token)
+void attach_begin(
+	struct client *c, json_t *id, struct proc_stream *s, const char *token, bool follow)
 {
 	static const struct chan_ops ops = {
 		.on_bytes = on_bytes, .on_writable = on_writable, .on_closed = on_closed
@@ -225,6 +228,7 @@ void attach_begin(struct client *c, json_t *id, struct proc_stream *s, const cha
 			attach_close(HF_CONTAINER_OF(s->readers.next, struct attach, link));
 	client_ok(c, id, NULL);
 	a->sup = c->sup;
+	a->until = follow ? UINT64_MAX : s->len;
 	a->chan = chan;
 	hf_list_append(&s->readers, &a->link);
 	client_release(c);

@@ -324,7 +324,8 @@ static void do_attach(struct client *c, json_t *id, json_t *args)
 	else if (!p->stream[which].used)
 		client_err(c, id, ENODEV, "process \"%s\": has no %s", p->name, stream);
 	else
-		attach_begin(c, id, &p->stream[which], token);
+		attach_begin(c, id, &p->stream[which], token,
+			!json_is_false(json_object_get(args, "follow")));
 }
 
 static void do_stop(struct client *c, json_t *id, json_t *args)

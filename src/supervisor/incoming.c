@@ -393,8 +393,8 @@ static void do_unload(struct incoming *in, json_t *args, struct hf_err *reterr)
 	(void)args, (void)reterr;
 	session_close(in->sup);
 	if (in->sup->device && in->record.data)
-		rpc_call(in->sup->device, "state-discard", json_pack("{s:s}", "vm", "vm"), -1, NULL,
-			NULL);
+		rpc_call(in->sup->device, "state-discard", json_pack("{s:s}", "vm", "vm"), -1,
+			on_discarded, NULL);
 	answer(in, NULL, NULL);
 }
 

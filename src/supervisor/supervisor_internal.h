@@ -138,7 +138,8 @@ void client_release(struct client *c);
 
 /* --- attach.c --- */
 /* Answers the request and turns the channel over to the stream; the client object is gone. */
-void attach_begin(struct client *c, json_t *id, struct proc_stream *s, const char *token);
+void attach_begin(
+	struct client *c, json_t *id, struct proc_stream *s, const char *token, bool follow);
 void attach_pump(struct proc_stream *s); /* the stream has more, or less to wait for */
 void attach_close_all(struct sup *sup);
 void attach_pump_all(struct sup *sup);

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/* migrate.c - `holdfast migrate`: moves a VM to another node while it runs. */
+#include "cli.h"
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+struct options {
+	char to[PATH_MAX];
+	const char *mode;
+	long cid;
+	bool cancel;
+};
+
+static int take(void *ctx, int opt, const char *value)
+{
+	struct options *o = ctx;
+	char cwd[PATH_MAX];
+	if (opt == 'm')
+		o->mode = value;
+	if (opt == 'x')
+		o->cancel = true;
+	if (opt == 'c')
+		return cli_number(value, 3, 0xfffffffe, &o->cid);
+	if (opt != 't')
+		return 0;
+	if (value[0] == '/')
+		return (size_t)snprintf(o->to, sizeof(o->to), "%s", value) < sizeof(o->to) ? 0 : -1;
+	return getcwd(cwd, sizeof(cwd)) && (size_t)snprintf(o->to, sizeof(o->to), "%s/%s", cwd,
+						   value) < sizeof(o->to)
+		       ? 0
+		       : -1;
+}
+
+static void on_event(void *ctx, const char *text)
+{
+	const struct cli *cli = ctx;
+	json_t *e = json_loads(text, 0, NULL);
+	const char *phase = json_string_value(json_object_get(e, "phase"));
+	const char *what = json_string_value(json_object_get(e, "what"));
+	json_t *left = json_object_get(e, "remaining");
+	if (cli->json) {
+		cli_print_json(e);
+		return;
+	}
+	if (phase && what && left)
+		fprintf(stderr, "%6lld ms  %-10s %lld MiB left\n",
+			(long long)json_integer_value(json_object_get(e, "ms")), phase,
+			(long long)json_integer_value(left) >> 20);
+	else if (phase && what)
+		fprintf(stderr, "%6lld ms  %-10s %s\n",
+			(long long)json_integer_value(json_object_get(e, "ms")), phase, what);
+	json_decref(e);
+}
+
+static void print_report(json_t *r)
+{
+	const char *key;
+	json_t *v;
+	json_object_foreach (r, key, v) {
+		if (json_is_string(v))
+			printf("%-26s %s\n", key, json_string_value(v));
+		else if (json_is_integer(v))
+			printf("%-26s %lld\n", key, (long long)json_integer_value(v));
+	}
+}
+
+static int migrate(const struct cli *cli, const char *name, const struct options *o)
+{
+	struct hf_err err = { 0 };
+	struct hf_vm *vm = NULL;
+	char *answer = NULL;
+	json_t *request =
+		json_pack("{s:s, s:s, s:s}", "cmd", "migrate", "to", o->to, "mode", o->mode);
+	if (o->cid)
+		json_object_set_new(request, "cid", json_integer(o->cid));
+	char *text = json_dumps(request, JSON_COMPACT);
+	json_decref(request);
+	int r = hf_vm_new(cli->node, name, &vm, &err);
+	if (r == 0)
+		r = hf_vm_call(vm, text, on_event, (void *)cli, &answer, &err);
+	json_t *report = r == 0 ? json_loads(answer, 0, NULL) : NULL;
+	json_object_del(report, "id");
+	if (r < 0)
+		r = cli_fail(cli, &err, CLI_FAILED);
+	else if (cli->json)
+		cli_print_json(json_incref(report));
+	else
+		print_report(report);
+	json_decref(report);
+	hf_vm_free(vm);
+	free(text);
+	free(answer);
+	return r;
+}
+
+static int run(struct cli *cli, int argc, char **argv)
+{
+	static const struct option options[] = { { "to", required_argument, NULL, 't' },
+		{ "mode", required_argument, NULL, 'm' }, { "cid", required_argument, NULL, 'c' },
+		{ "cancel", no_argument, NULL, 'x' }, { 0 } };
+	struct options o = { .mode = "seamless" };
+	int r = cli_options(&cli_migrate, cli, argc, argv, options, take, &o, 1, -1);
+	if (r != 0)
+		return cli_options_exit(r);
+	char *name = argv[optind]; /* options may stand behind the name, too */
+	r = cli_options(&cli_migrate, cli, argc - optind, argv + optind, options, take, &o, 0, 0);
+	if (r != 0)
+		return cli_options_exit(r);
+	if (o.cancel) {
+		json_t *answer = cli_ask(cli, name, json_pack("{s:s}", "cmd", "migrate-cancel"));
+		json_decref(answer);
+		return answer ? CLI_OK : CLI_FAILED;
+	}
+	if (!*o.to)
+		return cli_usage(&cli_migrate, "--to NODE is missing");
+	return migrate(cli, name, &o);
+}
+
+const struct cli_verb cli_migrate = { "migrate",
+	"VM --to NODE [--mode seamless|disruptive] [--cid N]",
+	"Moves the VM to another node while it runs. Whatever fails before the switchover leaves "
+	"it\n"
+	"running where it was.\n\n"
+	"  --to NODE    the other node's state folder\n"
+	"  --mode MODE  seamless (the guest's connections go along; default) or disruptive (the "
+	"guest\n"
+	"               reconnects)\n"
+	"  --cid N      another context id at the destination (disruptive only)\n"
+	"  --cancel     give up the migration that is under way\n",
+	run };
