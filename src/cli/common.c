@@ -50,7 +50,8 @@ int cli_options(const struct cli_verb *verb, struct cli *cli, int argc, char **a
 {
 	struct option all[OPTIONS_MAX + 4] = { { "node", required_argument, NULL, OPT_NODE },
 		{ "json", no_argument, NULL, OPT_JSON }, { "help", no_argument, NULL, OPT_HELP } };
-	char letters[2 * OPTIONS_MAX + 2] = "+", *l = letters + 1;
+	/* Where any number of arguments is taken they are a command with options of its own. */
+	char letters[2 * OPTIONS_MAX + 2] = { max < 0 ? '+' : '\0' }, *l = letters + (max < 0);
 	for (size_t i = 0; more && more[i].name && i < OPTIONS_MAX; i++) {
 		all[3 + i] = more[i];
 		if (more[i].val < 256) {

@@ -101,13 +101,10 @@ static int run(struct cli *cli, int argc, char **argv)
 		{ "mode", required_argument, NULL, 'm' }, { "cid", required_argument, NULL, 'c' },
 		{ "cancel", no_argument, NULL, 'x' }, { 0 } };
 	struct options o = { .mode = "seamless" };
-	int r = cli_options(&cli_migrate, cli, argc, argv, options, take, &o, 1, -1);
+	int r = cli_options(&cli_migrate, cli, argc, argv, options, take, &o, 1, 1);
 	if (r != 0)
 		return cli_options_exit(r);
-	char *name = argv[optind]; /* options may stand behind the name, too */
-	r = cli_options(&cli_migrate, cli, argc - optind, argv + optind, options, take, &o, 0, 0);
-	if (r != 0)
-		return cli_options_exit(r);
+	const char *name = argv[optind];
 	if (o.cancel) {
 		json_t *answer = cli_ask(cli, name, json_pack("{s:s}", "cmd", "migrate-cancel"));
 		json_decref(answer);

@@ -154,11 +154,8 @@ static int run_vm(struct cli *cli, int argc, char **argv)
 	};
 	char node[HF_NODE_PATH_MAX];
 	struct hf_err err;
-	int r = cli_options(&cli_vm_run, cli, argc, argv, run_options, take, &o, 1, -1);
-	char *name = r == 0 ? argv[optind] : NULL;
-	if (r == 0) /* options may stand behind the name, too */
-		r = cli_options(&cli_vm_run, cli, argc - optind, argv + optind, run_options, take,
-			&o, 0, 0);
+	int r = cli_options(&cli_vm_run, cli, argc, argv, run_options, take, &o, 1, 1);
+	const char *name = r == 0 ? argv[optind] : NULL;
 	if (r != 0) {
 		json_decref(o.vm);
 		return cli_options_exit(r);

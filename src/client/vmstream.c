@@ -27,7 +27,7 @@ struct hf_vm_stream {
 };
 
 int hf_vm_stream_open(const char *node, const char *name, const char *process, const char *stream,
-	uint64_t offset, struct hf_vm_stream **ret_s, struct hf_err *reterr)
+	uint64_t offset, bool follow, struct hf_vm_stream **ret_s, struct hf_err *reterr)
 {
 	bool input = !strcmp(stream, "stdin");
 	struct rs_config config = { .dials = true };
@@ -210,11 +210,11 @@ ssize_t hf_vm_stream_read(struct hf_vm_stream *s, void *buf, size_t n)
 		pump_out(s); /* the acknowledgement */
 		return (ssize_t)got;
 	}
-	if (!rs_readable_end(&s->rs) && !s->rs.rx_end_taken)
-		return rs_state(&s->rs) == RS_OPEN ? -EAGAIN : 0;
-	rs_take_end(&s->rs);
-	pump_out(s);
-	return 0;
+	if (rs_readable_end(&s->rs)) {
+		rs_take_end(&s->rs);
+		pump_out(s);
+	}
+	return s->rs.rx_end_taken || rs_state(&s->rs) != RS_OPEN ? 0 : -EAGAIN;
 }
 
 ssize_t hf_vm_stream_write(struct hf_vm_stream *s, const void *data, size_t n)

@@ -47,11 +47,10 @@ static void attach_close(struct attach *a)
 static void fill_output(struct attach *a)
 {
 	struct iovec iov[2];
-	int k;
-	uint64_t at;
-	uint64_t len = HF_MIN(a->s->len, a->until);
-	while ((at = rs_tx_end(&a->rs)) < len && (k = rs_write_iov(&a->rs, iov)) > 0) {
-		ssize_t n = preadv(a->s->fd, iov, k, (off_t)at);
+	uint64_t at, len = HF_MIN(a->s->len, a->until);
+	while ((at = rs_tx_end(&a->rs)) < len && rs_write_iov(&a->rs, iov) > 0) {
+		iov[0].iov_len = (size_t)HF_MIN((uint64_t)iov[0].iov_len, len - at);
+		ssize_t n = pread(a->s->fd, iov[0].iov_base, iov[0].iov_len, (off_t)at);
 		if (n <= 0)
 			return; /* the file is shorter than we made it: nothing more to give */
 		rs_wrote(&a->rs, (size_t)n);
