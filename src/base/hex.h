@@ -35,6 +35,7 @@ static inline int hex_decode(const char *text, void *data, size_t n)
 {
 	uint8_t *b = data;
 	size_t i = 0;
+	/* cppcheck-suppress arrayIndexThenCheck ; a text has a NUL behind its last digit */
 	for (; text[i] != '\0' && i < 2 * n; i++) {
 		int v = hex_digit(text[i]);
 		if (v < 0)

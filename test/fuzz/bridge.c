@@ -58,7 +58,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (size_t at = 1; at < size;) {
 		size_t room;
 		void *p = brg_reader_space(&r, &room);
-		size_t n = HF_MIN(HF_MIN(piece, size - at), room);
+		size_t left = HF_MIN(piece, size - at);
+		size_t n = HF_MIN(left, room);
 		memcpy(p, data + at, n);
 		brg_reader_filled(&r, n);
 		at += n;
