@@ -11,6 +11,7 @@
 
 #define AGT_SHUTDOWN_GRACE_MS 10000 /* for containers after SIGTERM */
 #define AGT_SHUTDOWN_KILL_MS  2000  /* and after SIGKILL */
+#define AGT_SHUTDOWN_FLUSH_MS 1000  /* for their last output */
 
 struct agt;
 
@@ -20,7 +21,8 @@ void agt_boot(const struct agt_flags *flags);
 /* Writes everything out and switches the machine off; does not return as PID 1. */
 void agt_power_off(void);
 
-/* Stops the containers, then the agent: as PID 1 that powers off. Forced: does not ask them. */
+/* Stops containers and processes, then the agent: as PID 1 that powers off. Forced: kills at once.
+ */
 void agt_shutdown(struct agt *a, bool graceful);
 
 #endif

@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT */
+/* The small parts: words of a command line, allowed paths, specifications, error texts. */
+#include "../../lib/unit.h"
+#include "agent/oci/runtime.h"
+#include "agent/oci/spec.h"
+#include "agent/proc/words.h"
+#include "agent/storage/tree.h"
+#include "bridge/protocol.h"
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void expect_words(const char *line, const char *joined)
+{
+	size_t n = 0;
+	char all[256] = "";
+	char **words = agt_words_split(line, &n);
+	assert_non_null(words);
+	for (size_t i = 0; i < n; i++) {
+		(void)strcat(all, words[i]);
+		(void)strcat(all, "|");
+	}
+	assert_null(words[n]);
+	assert_string_equal(all, joined);
+	free(words);
+}
+
+static void test_words(void **state)
+{
+	(void)state;
+	size_t n;
+	expect_words("", "");
+	expect_words(" \t\n ", "");
+	expect_words("a", "a|");
+	expect_words("  a  bc\td ", "a|bc|d|");
+	expect_words("'a b' \"c d\"", "a b|c d|");
+	expect_words("a'b'\"c\"d", "abcd|");
+	expect_words("'' \"\"", "||");
+	expect_words("a\\ b \\'c", "a b|'c|");
+	expect_words("\"a\\\"b\\n\" '\\'", "a\"b\\n|\\|");
+	expect_words("a\\", "a\\|");
+	expect_words("a b c d e f g h", "a|b|c|d|e|f|g|h|");
+	assert_null(agt_words_split("a 'b", &n));
+	assert_int_equal(errno, EINVAL);
+	assert_null(agt_words_split("\"", &n));
+}
+
+static void test_paths(void **state)
+{
+	(void)state;
+	static const char *const good[] = { "/run/x", "/a/b/c", "//a//b", "/a/.b/..c" };
+	static const char *const bad[] = { "", "/", "a/b", "/a", "/a/", "/./a", "/a/../b", "/a/..",
+		"/..", "//" };
+	char longest[PATH_MAX + 1];
+	for (size_t i = 0; i < HF_ARRAY_SIZE(good); i++)
+		assert_true(agt_path_allowed(good[i]));
+	for (size_t i = 0; i < HF_ARRAY_SIZE(bad); i++)
+		assert_false(agt_path_allowed(bad[i]));
+	memset(longest, 'a', PATH_MAX);
+	memcpy(longest, "/a/", 3);
+	longest[PATH_MAX] = '\0';
+	assert_false(agt_path_allowed(longest));
+	longest[PATH_MAX - 1] = '\0';
+	assert_true(agt_path_allowed(longest));
+}
+
+static void test_trees(void **state)
+{
+	(void)state;
+	char base[] = "/tmp/hf-tree-XXXXXX", path[64];
+	struct hf_err err;
+	struct stat st;
+	assert_non_null(mkdtemp(base));
+	(void)snprintf(path, sizeof(path), "%s/a/b/c", base);
+	assert_int_equal(agt_tree_make(path, 0700, &err), 0);
+	assert_int_equal(agt_tree_make(path, 0700, &err), 0);
+	(void)snprintf(path, sizeof(path), "%s/a/link", base);
+	assert_int_equal(symlink("/tmp", path), 0); /* is removed, not followed */
+	assert_int_equal(agt_tree_has_mounts(base), 0);
+	assert_int_equal(agt_tree_has_mounts("/proc"), 1);
+	assert_int_equal(agt_tree_remove(base, &err), 0);
+	assert_int_equal(stat(base, &st), -1);
+	assert_int_equal(stat("/tmp", &st), 0);
+	assert_int_equal(agt_tree_remove(base, &err), 0); /* absent is success */
+}
+
+static json_t *spec_of(const char *text)
+{
+	json_t *spec = json_loads(text, 0, NULL);
+	assert_non_null(spec);
+	return spec;
+}
+
+static void test_spec(void **state)
+{
+	(void)state;
+	struct agt_spec_facts facts;
+	struct hf_err err;
+	json_t *spec =
+		spec_of("{\"process\":{\"terminal\":true},\"root\":{\"path\":\"r\"},\"windows\":{},"
+			"\"linux\":{\"namespaces\":[{\"type\":\"mount\"},{\"type\":\"pid\"}]}}");
+	assert_int_equal(agt_spec_prepare(spec, "c1", &facts, &err), 0);
+	assert_true(facts.tty);
+	assert_true(facts.own_pids);
+	assert_false(facts.is_workload);
+	assert_null(json_object_get(spec, "windows"));
+	assert_string_equal(
+		json_string_value(json_object_get(json_object_get(spec, "linux"), "cgroupsPath")),
+		"/pods/c1");
+	json_decref(spec);
+
+	spec = spec_of(
+		"{\"process\":{},\"root\":{\"path\":\"r\"},"
+		"\"annotations\":{\"io.kubernetes.cri.container-type\":\"container\","
+		"\"io.kubernetes.cri.sandbox-id\":\"pod\"},"
+		"\"linux\":{\"namespaces\":[{\"type\":\"pid\",\"path\":\"/proc/1/ns/pid\"}]}}");
+	assert_int_equal(agt_spec_prepare(spec, "c2", &facts, &err), 0);
+	assert_true(facts.is_workload);
+	assert_false(facts.own_pids);
+	assert_string_equal(facts.sandbox, "pod");
+	assert_string_equal(
+		json_string_value(json_object_get(json_object_get(spec, "linux"), "cgroupsPath")),
+		"/pods/pod/c2");
+	json_decref(spec);
+
+	static const char *const bad[] = { "{}", "{\"process\":{},\"linux\":{}}",
+		"{\"process\":[],\"root\":{\"path\":\"r\"},\"linux\":{}}",
+		"{\"process\":{},\"root\":{},\"linux\":{}}",
+		"{\"process\":{},\"root\":{\"path\":\"r\"},\"linux\":{},"
+		"\"annotations\":{\"io.kubernetes.cri.container-type\":\"container\"}}" };
+	for (size_t i = 0; i < HF_ARRAY_SIZE(bad); i++) {
+		spec = spec_of(bad[i]);
+		assert_int_equal(agt_spec_prepare(spec, "c", &facts, &err), -EBADMSG);
+		assert_non_null(strstr(err.text, "OciSpecification."));
+		json_decref(spec);
+	}
+}
+
+/* gcs-protocol 4: the runtime's texts and the protocol's codes. */
+static void test_runtime_errors(void **state)
+{
+	(void)state;
+	assert_int_equal(
+		agt_runtime_hresult("container \"x\" does not exist"), BRG_E_SYSTEM_NOT_FOUND);
+	assert_int_equal(agt_runtime_hresult("container `x` already exists"), BRG_E_ALREADY_EXISTS);
+	assert_int_equal(agt_runtime_hresult("container with id exists: x"), BRG_E_ALREADY_EXISTS);
+	assert_int_equal(
+		agt_runtime_hresult("cannot delete container x that is not stopped: running"),
+		BRG_E_INVALID_STATE);
+	assert_int_equal(agt_runtime_hresult("container not running"), BRG_E_ALREADY_STOPPED);
+	assert_int_equal(agt_runtime_hresult("something else"), BRG_E_FAIL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_words),
+		cmocka_unit_test(test_paths),
+		cmocka_unit_test(test_trees),
+		cmocka_unit_test(test_spec),
+		cmocka_unit_test(test_runtime_errors),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
