@@ -93,6 +93,14 @@ static int take_cid(const char *text, uint32_t *ret_cid, struct hf_err *reterr)
 	return take_u32("guest-cid", text, 3, UINT32_MAX - 1, ret_cid, reterr);
 }
 
+static int take_queue_size(const char *text, uint32_t *ret_size, struct hf_err *reterr)
+{
+	int r = take_u32("queue-size", text, 1, DEV_QUEUE_SIZE_MAX, ret_size, reterr);
+	if (r == 0 && (*ret_size & (*ret_size - 1)) != 0)
+		r = hf_err_set(reterr, -EINVAL, "queue-size=%s: want a power of two", text);
+	return r;
+}
+
 static const char *const vm_keys = "guest-cid, socket, uds-path, name, tx-buffer-size, queue-size, "
 				   "groups";
 
@@ -111,7 +119,7 @@ static int vm_set(
 		return take_u32(key, value, DEV_TX_BUFFER_MIN, DEV_TX_BUFFER_MAX,
 			&vm->tx_buffer_size, reterr);
 	if (strcmp(key, "queue-size") == 0)
-		return take_u32(key, value, 1, DEV_QUEUE_SIZE_MAX, &vm->queue_size, reterr);
+		return take_queue_size(value, &vm->queue_size, reterr);
 	if (strcmp(key, "groups") == 0)
 		return 0; /* isolation is all there is: every guest is in a group of its own */
 	return hf_err_set(reterr, -EINVAL, "unknown key '%s'; known: %s", key, vm_keys);

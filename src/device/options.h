@@ -16,7 +16,7 @@
 #define DEV_PATH_MAX             107                 /* what fits a Unix socket's address */
 #define DEV_UDS_PATH_MAX         (DEV_PATH_MAX - 11) /* "_4294967295" is put behind it */
 #define DEV_TX_BUFFER_MIN        4096
-#define DEV_TX_BUFFER_MAX        (16U << 20)
+#define DEV_TX_BUFFER_MAX        (4U << 20)
 #define DEV_TX_BUFFER_DEFAULT    (256U << 10)
 #define DEV_QUEUE_SIZE_MAX       1024
 #define DEV_CLAIM_TIMEOUT_MS     5000

@@ -3,6 +3,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "map.h"
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/random.h>
@@ -261,6 +262,8 @@ uint64_t dev_vm_turn(struct dev_vm *vm)
 
 /* ---- set-up ---- */
 
+static_assert(DEV_TX_BUFFER_MAX <= VSK_BUF_MAX, "the engine takes what an option may say");
+
 static int init_engine(struct dev_vm *vm)
 {
 	uint64_t seed;
@@ -273,7 +276,7 @@ static int init_engine(struct dev_vm *vm)
 		return -ENOMEM;
 	struct vsk_config cfg = {
 		.guest_cid = vm->opt->guest_cid,
-		.buf_alloc = HF_MIN(vm->opt->tx_buffer_size, (uint32_t)VSK_BUF_MAX),
+		.buf_alloc = vm->opt->tx_buffer_size,
 		/* A driver may still hold ports of a device before us: begin anywhere (D7.7). */
 		.port_floor = VSK_HOST_PORT_MIN + start % (VSK_HOST_PORT_MAX - VSK_HOST_PORT_MIN),
 		.claim_us = HF_MAX(vm->daemon->opt.claim_timeout_ms * 1000, 1u),

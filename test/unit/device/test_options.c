@@ -97,7 +97,8 @@ static void test_refusals_name_the_reason(void **state)
 	REFUSED("number from", "--vm", "guest-cid=4x,socket=/s,uds-path=/v");
 	REFUSED("number from", "--vm", "guest-cid=-4,socket=/s,uds-path=/v");
 	REFUSED("number from", "--vm", "queue-size=1025");
-	REFUSED("number from", "--vm", "tx-buffer-size=16777217");
+	REFUSED("power of two", "--vm", "queue-size=100");
+	REFUSED("number from", "--vm", "tx-buffer-size=4194305");
 	REFUSED("name=a/b", "--vm", "name=a/b");
 	REFUSED("want a time", "--claim-timeout=1h");
 	REFUSED("want a time", "--claim-timeout=3601");
