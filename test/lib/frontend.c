@@ -18,10 +18,12 @@
 #define RING_GPA(i)  ((uint64_t)(i) << 16)
 #define RX_SPACE     (2u << 20)
 #define EVENT_SPACE  4096u
-#define TX_SLOT      (VSK_HDR_BYTES + FE_PAYLOAD_MAX)
-#define RX_GPA(i)    (HIGH_GPA + (uint64_t)(i)*FE_RX_BYTES)
+#define RX_SLOT      4160u /* holds FE_RX_BYTES; payload begins on a cache line, as in Linux, ... */
+#define TX_SLOT      (FE_PAYLOAD_MAX + 128u)
+#define TX_PAD       (64u - VSK_HDR_BYTES) /* ... here too */
+#define RX_GPA(i)    (HIGH_GPA + 64u - VSK_HDR_BYTES + (uint64_t)(i)*RX_SLOT)
 #define EVENT_GPA(i) (HIGH_GPA + RX_SPACE + (uint64_t)(i)*8)
-#define TX_GPA(i)    (HIGH_GPA + RX_SPACE + EVENT_SPACE + (uint64_t)(i)*TX_SLOT)
+#define TX_GPA(i)    (HIGH_GPA + RX_SPACE + EVENT_SPACE + TX_PAD + (uint64_t)(i)*TX_SLOT)
 #define SIZE_MAX_    256 /* slots that fit */
 
 enum { RX, TX, EVENT };
@@ -172,6 +174,9 @@ int fe_open(struct fe *f, const char *path, const struct fe_cfg *cfg)
 		f->cfg = *cfg;
 	if (f->cfg.queue_size == 0)
 		f->cfg.queue_size = 128;
+	if (f->cfg.rx_bytes == 0)
+		f->cfg.rx_bytes = FE_RX_BYTES;
+	hf_assert(f->cfg.rx_bytes <= FE_RX_BYTES);
 	hf_assert(f->cfg.queue_size <= SIZE_MAX_);
 	int r = unix_connect(path, &f->sock);
 	if (r == 0)
@@ -243,13 +248,18 @@ static void publish(struct fe *f, int i)
 		kick(f, i);
 }
 
-static void fill(struct fe *f)
+static void fill_rx(struct fe *f)
 {
 	for (;;) {
-		struct drv_buf b = { RX_GPA(f->ring[RX].free_head), FE_RX_BYTES, true };
+		struct drv_buf b = { RX_GPA(f->ring[RX].free_head), f->cfg.rx_bytes, true };
 		if (drv_add(&f->ring[RX], &b, 1) < 0)
 			break;
 	}
+}
+
+static void fill(struct fe *f)
+{
+	fill_rx(f);
 	for (;;) {
 		struct drv_buf b = { EVENT_GPA(f->ring[EVENT].free_head), 8, true };
 		if (drv_add(&f->ring[EVENT], &b, 1) < 0)
@@ -340,7 +350,7 @@ int fe_queue(struct fe *f, const struct vsk_pkt *pkt, const void *payload, uint3
 	if (n > f->ring[TX].n_free)
 		return -ENOSPC;
 	vsk_pkt_encode(pkt, at(f, gpa));
-	if (pkt->len > 0)
+	if (pkt->len > 0 && payload)
 		memcpy(at(f, gpa) + VSK_HDR_BYTES, payload, pkt->len);
 	return drv_add(&f->ring[TX], b, n) < 0 ? -ENOSPC : 0;
 }
@@ -393,25 +403,63 @@ static int take(struct fe *f, int ring, uint16_t *ret_head, uint32_t *ret_len, i
 	return 0;
 }
 
+/* The packet in the rx buffer that was taken. */
+static int open_packet(const struct fe *f, uint16_t head, uint32_t len, struct vsk_pkt *ret_pkt)
+{
+	if (len < VSK_HDR_BYTES || len > f->cfg.rx_bytes)
+		return -EBADMSG;
+	vsk_pkt_decode(at(f, RX_GPA(head)), ret_pkt);
+	return ret_pkt->len == len - VSK_HDR_BYTES ? 0 : -EBADMSG;
+}
+
 int fe_recv(struct fe *f, struct vsk_pkt *ret_pkt, void *payload, size_t cap, int timeout_ms)
 {
 	uint16_t head;
 	uint32_t len;
 	int r = take(f, RX, &head, &len, timeout_ms);
+	if (r == 0)
+		r = open_packet(f, head, len, ret_pkt);
 	if (r < 0)
 		return r;
-	uint64_t gpa = RX_GPA(head);
-	if (len < VSK_HDR_BYTES || len > FE_RX_BYTES)
-		return -EBADMSG;
-	vsk_pkt_decode(at(f, gpa), ret_pkt);
-	if (ret_pkt->len != len - VSK_HDR_BYTES)
-		return -EBADMSG;
 	if (cap > 0)
-		memcpy(payload, at(f, gpa) + VSK_HDR_BYTES, HF_MIN(cap, (size_t)ret_pkt->len));
-	struct drv_buf b = { RX_GPA(f->ring[RX].free_head), FE_RX_BYTES, true };
-	(void)drv_add(&f->ring[RX], &b, 1); /* what was taken fits again */
+		memcpy(payload, at(f, RX_GPA(head)) + VSK_HDR_BYTES,
+			HF_MIN(cap, (size_t)ret_pkt->len));
+	fill_rx(f);
 	publish(f, RX);
 	return 0;
+}
+
+int fe_look(struct fe *f, struct vsk_pkt *ret_pkt)
+{
+	struct drv *d = &f->ring[RX];
+	uint16_t head;
+	uint32_t len;
+	if (drv_take(d, &head, &len)) {
+		int r = open_packet(f, head, len, ret_pkt);
+		return r < 0 ? r : 1;
+	}
+	if (d->n_free > (f->cfg.lazy_refill ? d->size / 2 : 0)) {
+		fill_rx(f);
+		publish(f, RX);
+	}
+	return 0;
+}
+
+int fe_wait(struct fe *f, int timeout_ms)
+{
+	struct pollfd p[3] = { { .fd = f->call[RX], .events = POLLIN },
+		{ .fd = f->call[TX], .events = POLLIN }, { .fd = f->sock, .events = POLLRDHUP } };
+	uint64_t count;
+	bool rx = drv_arm(&f->ring[RX]), tx = drv_arm(&f->ring[TX]);
+	if (rx || tx)
+		return 0;
+	int r = poll(p, 3, timeout_ms);
+	if (r <= 0)
+		return r < 0 ? -errno : -ETIMEDOUT;
+	for (int i = 0; i < 2; i++)
+		if (p[i].revents)
+			f->calls += read(p[i].fd, &count, 8) == 8;
+	return p[2].revents ? -ENODATA : 0;
 }
 
 int fe_event(struct fe *f, uint32_t *ret_id, int timeout_ms)

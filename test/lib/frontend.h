@@ -35,6 +35,8 @@ struct fe_cfg {
 	bool keep_event_ring;       /* like QEMU: the back end gets rings 0 and 1 only */
 	uint64_t protocol_features; /* 0: everything the back end offers */
 	uint64_t features;          /* 0: everything the back end offers, but LOG_ALL */
+	uint16_t rx_bytes;          /* of an rx buffer; 0: FE_RX_BYTES, the most */
+	bool lazy_refill; /* as Linux: an rx ring found empty is filled when half of it is used */
 };
 
 struct fe {
@@ -63,14 +65,20 @@ void fe_close(struct fe *f);
  * has one of its own; part 0: header and payload in one. Waits while the tx ring is full. */
 int fe_send(struct fe *f, const struct vsk_pkt *pkt, const void *payload, uint32_t part);
 
-/* The same without making it visible: fe_flush() publishes what was queued and kicks once. -ENOSPC
- * when the ring is full: fe_flush() and fe_reap() then. */
+/* The same without making it visible (payload NULL: whatever lies there goes out): fe_flush()
+ * publishes what was queued and kicks once. -ENOSPC when the ring is full: fe_flush() and fe_reap()
+ * then. */
 int fe_queue(struct fe *f, const struct vsk_pkt *pkt, const void *payload, uint32_t part);
 void fe_flush(struct fe *f);
 int fe_reap(struct fe *f); /* takes used tx chains back; returns how many */
 
 /* Receives a packet; payload beyond cap is dropped. timeout_ms 0: only looks. */
 int fe_recv(struct fe *f, struct vsk_pkt *ret_pkt, void *payload, size_t cap, int timeout_ms);
+
+/* One packet that is there already, its payload left alone: 1, or 0 when there is none. Then
+ * fe_wait() sleeps until the back end has used an rx or a tx buffer. */
+int fe_look(struct fe *f, struct vsk_pkt *ret_pkt);
+int fe_wait(struct fe *f, int timeout_ms);
 
 /* Receives an event of ring 2. */
 int fe_event(struct fe *f, uint32_t *ret_id, int timeout_ms);
