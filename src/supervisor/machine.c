@@ -292,8 +292,8 @@ void machine_start(struct sup *sup, bool incoming, machine_done_fn *done)
 	if (r == 0)
 		r = decide_accel(sup, &err);
 	if (r == 0 && !(m = calloc(1, sizeof(*m))))
-		r = hf_err_set(&err, -ENOMEM, "no memory to start a machine");
-	if (r < 0) {
+		(void)hf_err_set(&err, -ENOMEM, "no memory to start a machine"); /* m is NULL */
+	if (!m) {
 		done(sup, &err);
 		return;
 	}
