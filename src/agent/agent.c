@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "agent.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -53,9 +55,19 @@ static int set_up(struct agt *a, const struct agt_flags *flags, struct hf_err *r
 	return agt_runtime_init(&a->runtime, a, reterr);
 }
 
+static void set_core_pattern(const char *pattern)
+{
+	static const char path[] = "/proc/sys/kernel/core_pattern";
+	HF_CLEANUP(fd_closep) int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, pattern, strlen(pattern)) < 0)
+		hf_warn("-core-dump-location=%s: %s: %s", pattern, path, strerror(errno));
+}
+
 int agt_run(struct agt *a, const struct agt_flags *flags)
 {
 	struct hf_err err = { 0 };
+	if (flags->core_location)
+		set_core_pattern(flags->core_location);
 	int r = set_up(a, flags, &err);
 	if (r == 0) {
 		r = agt_link_start(&a->link);

@@ -60,6 +60,11 @@ int agt_children_init(struct agt_children *cs, uv_loop_t *loop)
 {
 	*cs = (struct agt_children){ 0 };
 	hf_list_init(&cs->list);
+	if (getrlimit(RLIMIT_NOFILE, &cs->nofile) == 0) {
+		struct rlimit all = { .rlim_cur = cs->nofile.rlim_max,
+			.rlim_max = cs->nofile.rlim_max };
+		(void)setrlimit(RLIMIT_NOFILE, &all); /* otherwise fewer streams are possible */
+	}
 	int r = uv_signal_init(loop, &cs->sigchld);
 	cs->sigchld.data = cs;
 	return r < 0 ? r : uv_signal_start(&cs->sigchld, on_sigchld, SIGCHLD);
@@ -103,7 +108,8 @@ void agt_children_release(struct agt_children *cs)
 
 /* Runs in the child, on the parent's memory and with all signals blocked: system calls only, and
  * nothing of the parent's is written but *ret_errno. */
-static void child_exec(const struct agt_spawn *s, const int fd[3], volatile int *ret_errno)
+static void child_exec(const struct agt_spawn *s, const struct rlimit *nofile, const int fd[3],
+	volatile int *ret_errno)
 {
 	for (int i = 1; i < NSIG; i++)
 		(void)signal(i, SIG_DFL); /* the two that refuse are at their default */
@@ -116,6 +122,7 @@ static void child_exec(const struct agt_spawn *s, const int fd[3], volatile int 
 			goto fail;
 	if (s->cwd && chdir(s->cwd) < 0)
 		goto fail;
+	(void)setrlimit(RLIMIT_NOFILE, nofile); /* a lower soft limit is always granted */
 	sigset_t none;
 	(void)sigemptyset(&none);
 	(void)sigprocmask(SIG_SETMASK, &none, NULL); /* cannot fail with these arguments */
@@ -126,15 +133,15 @@ fail:
 	_exit(127);
 }
 
-static pid_t __attribute__((noinline))
-spawn(const struct agt_spawn *s, const int fd[3], volatile int *ret_errno)
+static pid_t __attribute__((noinline)) spawn(const struct agt_spawn *s, const struct rlimit *nofile,
+	const int fd[3], volatile int *ret_errno)
 {
 	sigset_t all, old;
 	(void)sigfillset(&all);
 	(void)sigprocmask(SIG_SETMASK, &all, &old); /* no handler of ours may run in the child */
 	pid_t pid = vfork();
 	if (pid == 0)
-		child_exec(s, fd, ret_errno);
+		child_exec(s, nofile, fd, ret_errno);
 	if (pid < 0)
 		*ret_errno = errno;
 	(void)sigprocmask(SIG_SETMASK, &old, NULL);
@@ -163,7 +170,7 @@ int agt_child_spawn(struct agt_children *cs, const struct agt_spawn *s, struct a
 	pid_t pid = -1;
 	int r = prepare_fds(s, fd);
 	if (r == 0) {
-		pid = spawn(s, fd, &err);
+		pid = spawn(s, &cs->nofile, fd, &err);
 		r = -err;
 	}
 	for (int i = 0; i < 3; i++)

@@ -16,6 +16,7 @@
 #include "agent/loop.h"
 #include "base/err.h"
 #include "base/list.h"
+#include <sys/resource.h>
 #include <sys/types.h>
 
 #define AGT_EXITS_MAX 1024 /* remembered exits of unknown pids */
@@ -39,7 +40,8 @@ struct agt_children {
 		pid_t pid;
 		int status;
 	} exits[AGT_EXITS_MAX];
-	uint64_t orphans; /* reaped on behalf of nobody */
+	uint64_t orphans;     /* reaped on behalf of nobody */
+	struct rlimit nofile; /* what children get: the agent's own is raised to its hard limit */
 };
 
 struct agt_spawn {

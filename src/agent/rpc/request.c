@@ -159,7 +159,7 @@ void agt_request_run(struct agt_request *rq, const char *payload, size_t len)
 	json_t *msg = NULL;
 	ssize_t route = route_of(rq->type);
 	bool negotiate = rq->type == BRG_NEGOTIATE;
-	if (route < 0 || negotiate == rq->a->session.negotiated) {
+	if (route < 0 || negotiate == rq->a->session.negotiated || !rq->a->flags->v4) {
 		agt_refuse(rq, BRG_E_NOT_IMPL, "request type 0x%08x (%s): not supported %s",
 			rq->type, agt_request_name(rq->type),
 			rq->a->session.negotiated ? "on a negotiated bridge"

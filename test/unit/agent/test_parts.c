@@ -129,8 +129,8 @@ static void test_spec(void **state)
 	static const char *const bad[] = { "{}", "{\"process\":{},\"linux\":{}}",
 		"{\"process\":[],\"root\":{\"path\":\"r\"},\"linux\":{}}",
 		"{\"process\":{},\"root\":{},\"linux\":{}}",
-		"{\"process\":{},\"root\":{\"path\":\"r\"},\"linux\":{},"
-		"\"annotations\":{\"io.kubernetes.cri.container-type\":\"container\"}}" };
+		("{\"process\":{},\"root\":{\"path\":\"r\"},\"linux\":{},"
+		 "\"annotations\":{\"io.kubernetes.cri.container-type\":\"container\"}}") };
 	for (size_t i = 0; i < HF_ARRAY_SIZE(bad); i++) {
 		spec = spec_of(bad[i]);
 		assert_int_equal(agt_spec_prepare(spec, "c", &facts, &err), -EBADMSG);
