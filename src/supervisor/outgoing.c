@@ -35,7 +35,7 @@ struct outgoing {
 	uint32_t cid; /* at the destination */
 	struct rpc *peer;
 	uv_timer_t timer;
-	bool driving, spawned, asked_cont;
+	bool driving, spawned, asked_cont, wants_numbers;
 	uint64_t progress_ms;
 
 	/* What goes over: a cursor over the output files, then the two blobs. */
@@ -526,6 +526,13 @@ static void on_numbers(void *ctx, const struct hf_err *err, json_t *result)
 	json_t *ram = result ? json_object_get(result, "ram") : NULL;
 	if (!o)
 		return;
+	if (o->mig.course != MIG_FORWARD)
+		return;
+	/* QEMU says `completed` a moment before it has counted. */
+	if (!err && json_integer_value(json_object_get(result, "total-time")) == 0) {
+		o->wants_numbers = true;
+		return;
+	}
 	if (!err) {
 		json_object_set(o->numbers, "downtime_ms", json_object_get(result, "downtime"));
 		json_object_set(o->numbers, "qemu_total_ms", json_object_get(result, "total-time"));
@@ -750,6 +757,10 @@ static void on_tick(uv_timer_t *h)
 		now >= o->progress_ms) {
 		o->progress_ms = now + PROGRESS_MS;
 		monitor_call(sup->mon, "query-migrate", NULL, on_ram, sup);
+	}
+	if (o->wants_numbers && sup->mon) {
+		o->wants_numbers = false;
+		monitor_call(sup->mon, "query-migrate", NULL, on_numbers, sup);
 	}
 	if (o->mig.course == MIG_BACK && o->mig.phase == MIG_PRECOPY && sup->mon)
 		monitor_call(sup->mon, "query-status", NULL, on_source_status, sup);
