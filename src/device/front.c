@@ -168,7 +168,7 @@ static int reset_device(struct dev_vm *vm)
 		vm->q[i].stopped_before = false;
 	}
 	dev_vm_drop_all(vm);
-	vsk_clear(&vm->vsk);
+	vm->loaded = false;
 	return 0;
 }
 
@@ -397,7 +397,7 @@ void dev_front_close(struct dev_vm *vm, const char *why)
 	vm->mem.log = (struct vq_log){ 0 };
 	vhu_reset(&vm->vhu, fds, &n);
 	close_fds(fds, n);
-	vm->loaded = vm->frozen = false;
+	vm->frozen = false;
 	vm->ended = vm->front_listen < 0;
 	watch_listener(vm, true);
 }

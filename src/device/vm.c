@@ -148,8 +148,8 @@ int dev_vm_sync_rings(struct dev_vm *vm)
 		bool runs = vhu_ring_runs(&vm->vhu, i), started = vq_started(&vm->q[i].vq);
 		if (!runs && started)
 			dev_vm_stop_ring(vm, i);
-		if (!runs || started)
-			continue;
+		if (!runs || started || vm->mem.n == 0)
+			continue; /* without memory a ring is not set up yet: no mistake (E2.8) */
 		int r = start_ring(vm, i);
 		if (r < 0) {
 			hf_error("vm %s: queue %u cannot start: %s", vm->opt->name, i,
