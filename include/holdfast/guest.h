@@ -234,14 +234,18 @@ HF_API void *hf_guest_stream_ctx(const struct hf_guest_stream *s);
 HF_API int hf_guest_stream_read(const struct hf_guest_stream *s, struct iovec iov[2]);
 /* Acknowledges n bytes: the application has them safe. The guest forgets them. */
 HF_API int hf_guest_stream_take(struct hf_guest_stream *s, size_t n);
+/* Acknowledges the end: the application has written down that there is no more. */
 HF_API int hf_guest_stream_take_end(struct hf_guest_stream *s);
 /* Returns how much was taken: less than n (perhaps 0) when the window is full, which WRITABLE ends.
  */
 HF_API ssize_t hf_guest_stream_write(struct hf_guest_stream *s, const void *data, size_t n);
 HF_API int hf_guest_stream_end(struct hf_guest_stream *s);
-/* Offsets: what the application here has taken; what the process there has taken; what was written.
- * After a state without windows was adopted, written and taken there are unknown (UINT64_MAX)
- * until the guest has connected; then they are equal and the application carries on from there. */
+/*
+ * Offsets: what the application here has taken; what the process there has taken; what was written.
+ * After a state without windows was adopted, the last two are UINT64_MAX until the guest has
+ * connected (WRITABLE tells). Then `written` is what the guest has received, and the application
+ * carries on writing from that offset and ends the stream again.
+ */
 HF_API uint64_t hf_guest_stream_taken(const struct hf_guest_stream *s);
 HF_API uint64_t hf_guest_stream_acked(const struct hf_guest_stream *s);
 HF_API uint64_t hf_guest_stream_written(const struct hf_guest_stream *s);

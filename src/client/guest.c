@@ -7,7 +7,7 @@
  *
  *	1. streams that were touched send and tell,
  *	2. the state is saved if it has changed,
- *	3. requests and acknowledgements leave - only when 2 succeeded,
+ *	3. requests, acknowledgements and last words of streams leave - only when 2 succeeded,
  *	4. what was given up is freed.
  *
  * So nothing that a successor must know ever leaves before it is written down.
@@ -309,6 +309,17 @@ static void save(struct hf_guest *g)
 	g->dirty = false;
 }
 
+/* What the saved state no longer lists may say its last word. */
+static void settle_streams(struct hf_guest *g)
+{
+	bool any = false;
+	hf_list_for_each (n, &g->streams)
+		if (stream_settle(HF_CONTAINER_OF(n, struct hf_guest_stream, link)))
+			any = true;
+	if (any)
+		run_streams(g);
+}
+
 static void collect(struct hf_guest *g)
 {
 	hf_list_for_each_safe (n, &g->streams) {
@@ -337,8 +348,10 @@ static void finish_round(struct hf_guest *g)
 {
 	run_streams(g);
 	save(g);
-	if (!g->dirty)
+	if (!g->dirty) {
+		settle_streams(g);
 		bridge_flush(g);
+	}
 	collect(g);
 }
 

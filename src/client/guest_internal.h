@@ -109,6 +109,7 @@ struct hf_guest_stream {
 	bool to_guest, plain, in_use, freed, touched, attached_once;
 	bool unpositioned; /* of an adopted state: the application's position is not known yet */
 	bool blocked;      /* a write was cut short */
+	bool settled;      /* its end was told and saved: the guest may hear our last word */
 	unsigned reported; /* events that are told once */
 	size_t seen;       /* bytes readable when READABLE was told */
 	uint64_t request;  /* that names it; 0 none */
@@ -197,6 +198,9 @@ void stream_event(struct hf_guest_stream *s, uint32_t events);
 void stream_port_event(struct hf_guest_stream *s);
 /* Sends what there is to send and tells the application what there is to tell. */
 void stream_run(struct hf_guest_stream *s);
+/* The state was saved. True when there is something to run. */
+bool stream_settle(struct hf_guest_stream *s);
+bool stream_is_listed(const struct hf_guest_stream *s);
 bool stream_is_gone(const struct hf_guest_stream *s);
 void stream_delete(struct hf_guest_stream *s);
 void stream_arm(struct hf_guest_stream *s);

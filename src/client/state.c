@@ -5,12 +5,12 @@
  *	{"Version": 1, "Session": "<hex>", "Negotiated": true, "Instance": "...", "Cid": 4,
  *	 "NextId": 7, "LastSeq": 2, "Acknowledge": [4],
  *	 "Requests": [{"Id": 5, "Type": 269026817, "Tag": "...", "Body": "{...}"}],
- *	 "Streams": [{"Token": "<hex>", "Tag": "...", "ToGuest": false, "Request": 5, "Ended":
- *false}], "Standing": true}
+ *	 "Streams": [{"Token": "<hex>", "Tag": "...", "ToGuest": false, "Request": 5}],
+ *	 "Standing": false}
  *
  * After hf_guest_quiesce() "Standing" is true, each stream has its "Record" (base64 of rs_save)
- *and, if it is connected, its "Tuple"; each request that was sent on the bridge's connection has
- *"Sent"; and "Bridge" has the connection's half frames "In" and "Out" and its "Tuple".
+ * and, if it is connected, its "Tuple"; each request that was sent on the bridge's connection has
+ * "Sent"; and "Bridge" has the connection's half frames "In" and "Out" and its "Tuple".
  *
  * A state may have been written by anybody: it is refused whole unless everything in it is right.
  */
@@ -64,9 +64,8 @@ static int put_record(json_t *j, const struct hf_guest_stream *s)
 
 static json_t *stream_state(const struct hf_guest *g, const struct hf_guest_stream *s)
 {
-	json_t *j = json_pack("{s:s, s:s, s:b, s:I, s:b}", "Token", s->token, "Tag", s->tag,
-		"ToGuest", s->to_guest, "Request", (json_int_t)s->request, "Ended",
-		s->to_guest && s->rs.tx_ended);
+	json_t *j = json_pack("{s:s, s:s, s:b, s:I}", "Token", s->token, "Tag", s->tag, "ToGuest",
+		s->to_guest, "Request", (json_int_t)s->request);
 	if (j && g->standing && put_record(j, s) < 0) {
 		json_decref(j);
 		return NULL;
@@ -107,7 +106,7 @@ static int put_lists(json_t *state, const struct hf_guest *g)
 				request_state(g, HF_CONTAINER_OF(n, struct request, link)));
 	hf_list_for_each (n, &g->streams) {
 		const struct hf_guest_stream *s = HF_CONTAINER_OF(n, struct hf_guest_stream, link);
-		if (r == 0 && s->in_use && !s->plain && !s->freed && s->why[0] == '\0')
+		if (r == 0 && stream_is_listed(s))
 			r = json_array_append_new(streams, stream_state(g, s));
 	}
 	return r < 0 ? -ENOMEM : 0;
@@ -208,8 +207,11 @@ static int load_record(struct hf_guest_stream *s, const json_t *j)
 	return r;
 }
 
-/* ... one whose owner died goes on from where the application and the guest are. */
-static int load_positions(struct hf_guest_stream *s, const json_t *j)
+/*
+ * ... one whose owner died goes on from where the application and the guest are. That it was ended
+ * is not remembered: its last bytes may have died in the window, and the application writes again.
+ */
+static int load_positions(struct hf_guest_stream *s)
 {
 	if (!s->to_guest) {
 		s->unpositioned = true;
@@ -217,11 +219,8 @@ static int load_positions(struct hf_guest_stream *s, const json_t *j)
 	}
 	struct rs_config c = { .tx_buf = s->mem, .tx_cap = s->g->window, .tx_adopt = true };
 	memcpy(c.token, s->rs.token, RS_TOKEN_SIZE);
-	int r = rs_init(&s->rs, &c);
-	if (r == 0 && json_is_true(json_object_get(j, "Ended")))
-		rs_end(&s->rs);
 	s->blocked = true; /* WRITABLE tells when the position is known */
-	return r;
+	return rs_init(&s->rs, &c);
 }
 
 static int load_stream(struct hf_guest *g, const json_t *j)
@@ -240,7 +239,7 @@ static int load_stream(struct hf_guest *g, const json_t *j)
 		return -ENOMEM;
 	s->request = request;
 	s->in_use = true;
-	return g->standing ? load_record(s, j) : load_positions(s, j);
+	return g->standing ? load_record(s, j) : load_positions(s);
 }
 
 static int load_bridge(struct hf_guest *g, const json_t *j)

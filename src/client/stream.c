@@ -163,6 +163,29 @@ static bool is_dead(const struct hf_guest_stream *s)
 	return s->why[0] != '\0';
 }
 
+/*
+ * The last word lets the guest forget the stream, so it waits until a successor could not wait for
+ * the guest any more: the application was told of the end, and the state was saved without it.
+ */
+static bool may_speak(const struct hf_guest_stream *s)
+{
+	return rs_state(&s->rs) == RS_OPEN || s->settled;
+}
+
+bool stream_is_listed(const struct hf_guest_stream *s)
+{
+	return s->in_use && !s->plain && !s->freed &&
+	       !(s->reported & (HF_GUEST_FINISHED | HF_GUEST_DEAD));
+}
+
+bool stream_settle(struct hf_guest_stream *s)
+{
+	if (s->settled || stream_is_listed(s) || !s->in_use)
+		return false;
+	s->settled = s->touched = true;
+	return true;
+}
+
 void stream_die(struct hf_guest_stream *s, const char *why)
 {
 	if (is_dead(s))
@@ -185,9 +208,9 @@ bool stream_is_gone(const struct hf_guest_stream *s)
 {
 	if (!s->freed)
 		return false;
-	if (s->plain || !s->in_use || is_dead(s))
+	if (s->plain || !s->in_use || rs_over(&s->rs))
 		return true;
-	return rs_over(&s->rs);
+	return is_dead(s) && s->source.fd < 0;
 }
 
 void hf_guest_stream_free(struct hf_guest_stream *s)
@@ -250,7 +273,7 @@ void stream_arm(struct hf_guest_stream *s)
 		bool in = s->to_guest ? false : hf_ring_room(&s->ring) > 0 && !s->end;
 		bool out = s->to_guest && hf_ring_len(&s->ring) > 0;
 		want = (in ? (uint32_t)EPOLLIN : 0) | (out ? (uint32_t)EPOLLOUT : 0);
-	} else if (rs_output(&s->rs, iov) > 0) {
+	} else if (may_speak(s) && rs_output(&s->rs, iov) > 0) {
 		want |= EPOLLOUT;
 	}
 	if (source_want(s->g, &s->source, want) < 0)
@@ -259,7 +282,9 @@ void stream_arm(struct hf_guest_stream *s)
 
 void stream_connect(struct hf_guest_stream *s, int fd, const uint8_t *hello)
 {
-	if (is_dead(s) || s->unpositioned || s->plain) {
+	bool must_wait = s->unpositioned || s->plain || !may_speak(s);
+	bool is_void = is_dead(s) && rs_state(&s->rs) == RS_OPEN;
+	if (must_wait || is_void) {
 		fd_closep(&fd); /* the guest tries again */
 		return;
 	}
@@ -409,22 +434,16 @@ static size_t writable(const struct hf_guest_stream *s)
 
 static void learn_of_death(struct hf_guest_stream *s)
 {
-	char why[48];
 	switch (rs_state(&s->rs)) {
 	case RS_RESET:
-		(void)snprintf(why, sizeof(why), "reset: %u", rs_reset_code(&s->rs));
+		(void)snprintf(s->why, sizeof(s->why), "reset: %u", rs_reset_code(&s->rs));
 		break;
 	case RS_GAP:
-		(void)snprintf(why, sizeof(why), "gap: an end has lost its state");
-		break;
-	case RS_UNKNOWN:
-		(void)snprintf(why, sizeof(why), "unknown token");
+		(void)snprintf(s->why, sizeof(s->why), "gap: an end has lost its state");
 		break;
 	default:
-		return;
+		break; /* the accepting end is never told "unknown" */
 	}
-	if (s->why[0] == '\0' && (s->source.fd < 0 || rs_over(&s->rs)))
-		stream_die(s, why);
 }
 
 static unsigned news(struct hf_guest_stream *s)
@@ -446,6 +465,8 @@ static unsigned news(struct hf_guest_stream *s)
 	unsigned once = HF_GUEST_ENDED | HF_GUEST_DEAD | HF_GUEST_FINISHED;
 	e &= ~(s->reported & once);
 	s->reported |= e & once;
+	if (e & (HF_GUEST_DEAD | HF_GUEST_FINISHED))
+		guest_dirty(s->g);
 	return e;
 }
 
@@ -453,7 +474,7 @@ void stream_run(struct hf_guest_stream *s)
 {
 	if (s->plain)
 		plain_output(s);
-	else
+	else if (may_speak(s))
 		output(s);
 	if (!s->plain && !is_dead(s))
 		learn_of_death(s);
@@ -552,7 +573,6 @@ int hf_guest_stream_end(struct hf_guest_stream *s)
 		s->end = true;
 	else
 		rs_end(&s->rs);
-	guest_dirty(s->g); /* a successor must not keep it open */
 	stream_touch(s);
 	return 0;
 }
