@@ -69,11 +69,14 @@ int source_want(struct hf_guest *g, struct source *s, uint32_t events)
 	return source_set(g, s, events ? EPOLL_CTL_MOD : EPOLL_CTL_DEL, events);
 }
 
+/* A child that the application has just forked may still hold the descriptor, so that closing it
+ * alone would leave it in the epoll set. */
 void source_close(struct hf_guest *g, struct source *s)
 {
-	(void)g;
-	fd_closep(&s->fd); /* also takes it out of the epoll set: descriptors are never shared */
+	if (s->fd >= 0)
+		(void)source_want(g, s, 0); /* fails only for what is not in the set */
 	s->events = 0;
+	fd_closep(&s->fd);
 }
 
 int guest_listen(struct hf_guest *g, struct source *s, uint32_t port, struct hf_err *reterr)

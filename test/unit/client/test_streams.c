@@ -197,6 +197,46 @@ static void test_unknown_token_and_failed_request(void **state)
 	world_done(&w);
 }
 
+/* Until the end is saved the guest does not hear our last word: it would forget the stream. */
+static void test_last_word_waits_for_the_state(void **state)
+{
+	(void)state;
+	for (int reset = 0; reset < 2; reset++) {
+		struct world w;
+		struct hf_guest_stream *in, *out;
+		struct far f;
+		world_init(&w);
+		start_exec(&w, &in, &out);
+		far_init(&f, hf_guest_stream_token(in), false);
+		far_dial(&w, &f);
+		if (reset)
+			rs_reset(&f.rs, 32);
+		else
+			hf_guest_stream_end(in);
+		w.save_result = -ENOSPC;
+		far_run(&w, &f, 500);
+		if (!reset)
+			rs_take_end(&f.rs);
+		far_run(&w, &f, 500);
+		expect_log(&w, reset ? "in: dead reset: 32\n" : "in: finished\n");
+		assert_false(rs_over(&f.rs));
+		far_dial(&w, &f); /* nor on another connection */
+		uint8_t b;
+		(void)!send(f.fd, "HFS1", 4, MSG_NOSIGNAL);
+		world_pump(&w);
+		assert_true(recv(f.fd, &b, 1, MSG_DONTWAIT) < 0);
+		w.save_result = 0;
+		usleep((useconds_t)hf_guest_timeout_us(w.g) + 1000);
+		world_pump(&w);
+		assert_null(strstr(w.saved, "\"Tag\":\"in\""));
+		far_dial(&w, &f);
+		far_run(&w, &f, 500);
+		assert_true(rs_over(&f.rs));
+		fd_closep(&f.fd);
+		world_done(&w);
+	}
+}
+
 static void test_reset_by_the_guest(void **state)
 {
 	(void)state;
@@ -456,6 +496,7 @@ int main(void)
 		cmocka_unit_test(test_both_ways_to_the_end),
 		cmocka_unit_test(test_back_pressure_and_redial),
 		cmocka_unit_test(test_unknown_token_and_failed_request),
+		cmocka_unit_test(test_last_word_waits_for_the_state),
 		cmocka_unit_test(test_reset_by_the_guest),
 		cmocka_unit_test(test_killed_client_goes_on),
 		cmocka_unit_test(test_connections_move),
