@@ -27,6 +27,7 @@ class Stream:
         self.reset = None
         self.finished = False
         self.connections = 0
+        self.current = None
 
 
 class Acceptor(threading.Thread):
@@ -101,6 +102,7 @@ class Acceptor(threading.Thread):
                 conn.sendall(HELLO.pack(b"HFS1", 1, 1, token, 0, 0, 0, 0))
                 return
             stream.connections += 1
+            stream.current = conn  # displaces an older one
             self.live.add(conn)
             assert taken >= stream.acked and received <= len(stream.output)
             stream.acked = taken
@@ -113,16 +115,20 @@ class Acceptor(threading.Thread):
             kind, bits, zero, length, offset = FRAME.unpack(self.take(conn, FRAME.size, budget))
             assert zero == 0
             if kind == DATA:
-                assert offset == len(stream.data), (offset, len(stream.data))
                 payload = self.take(conn, length, budget)
                 with self.changed:
                     self.changed.wait_for(lambda: not self.paused)
+                    if stream.current is not conn:
+                        raise Closed()
+                    assert offset == len(stream.data), (offset, len(stream.data))
                     stream.data += payload
                     self.changed.notify_all()
                 conn.sendall(FRAME.pack(ACK, 0, 0, 0, len(stream.data)))
             elif kind == END:
-                assert offset == len(stream.data)
                 with self.changed:
+                    if stream.current is not conn:
+                        raise Closed()
+                    assert offset == len(stream.data)
                     stream.length = offset
                     self.changed.notify_all()
                 conn.sendall(FRAME.pack(ACK, 1, 0, 0, offset))
