@@ -43,8 +43,9 @@ def answer(request, payload, cid):
 def main():
     path, cid = sys.argv[1], int(sys.argv[2])
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
+    listener.bind(path + ".new")
     listener.listen(1)
+    os.rename(path + ".new", path)  # whoever sees it can connect
     peer, _ = listener.accept()
     while True:
         request, flags, size = struct.unpack("<III", receive(peer, 12))
