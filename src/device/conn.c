@@ -197,7 +197,7 @@ void dev_conn_deliver(
 		keep(vm, c, iov, n_iov, (size_t)n);
 	if (hf_ring_len(&c->to_host) > 0 && c->fd >= 0)
 		wait_for_room(vm, c);
-	if (n > 0 && c->core.state != VSK_CLOSED)
+	if (n > 0 && c->core.held_by_device)
 		took(vm, c, (size_t)n);
 }
 

@@ -117,20 +117,20 @@ static void interrupted(struct dev_vm *vm)
 static void start_running(struct dev_vm *vm)
 {
 	struct dev_queue *rx = &vm->q[DEV_RX], *tx = &vm->q[DEV_TX];
+	bool begins = vq_base(&rx->vq) == 0 && vq_base(&tx->vq) == 0;
 	bool carries_on = rx->carries_on && tx->carries_on;
-	bool stranger = vq_base(&rx->vq) != 0 || vq_base(&tx->vq) != 0;
+	bool loaded = vm->loaded && !begins; /* a record's guest has used its rings */
 	vm->running = true;
 	vm->tx_blocked = vm->stranger = false;
-	bool known = carries_on || vm->loaded;
-	if (!known && stranger)
-		interrupted(vm);
-	else if (!known)
+	if (!carries_on && !loaded && begins)
 		dev_vm_drop_all(vm);
+	else if (!carries_on && !loaded)
+		interrupted(vm);
 	hf_info("vm %s: running, %s", vm->opt->name,
-		vm->loaded   ? "with the connections that were loaded"
-		: carries_on ? "as before"
-		: stranger   ? "a driver whose connections are not known"
-			     : "a driver that begins");
+		carries_on ? "as before"
+		: loaded   ? "with the connections that were loaded"
+		: begins   ? "a driver that begins"
+			   : "a driver whose connections are not known");
 	vm->loaded = false;
 	vsk_resume(&vm->vsk, vm->loop->now_us);
 	if (vm->frozen) {

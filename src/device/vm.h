@@ -19,7 +19,8 @@
  *   idle -> running     the rx and the tx ring run. One of:
  *                       - both go on where they were stopped: the device carries on (a pause, or a
  *                         migration that was cancelled);
- *                       - a record was loaded before: the device carries on with what it says;
+ *                       - a record was loaded before, and the driver does not begin: the device
+ *                         carries on with what the record says;
  *                       - else the driver began anew or is a stranger: connections are dropped, and
  *                         when its indices are not zero it is told of a transport reset.
  *   running -> idle     one of them stops: not a byte of guest memory is touched from here on.
