@@ -85,7 +85,7 @@ static int join(struct exec *e, struct agt_process *p)
 	e->stdio = NULL;
 	e->local.master = -1;
 	agt_local_close_theirs(&e->local);
-	return agt_stdio_attach(p->stdio, ours, e->tty);
+	return agt_stdio_attach(p->stdio, ours, e->tty, p->init);
 }
 
 static void start_external(struct exec *e)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "pump.h"
 #include "agent/agent.h"
+#include "agent/link/dial.h"
 #include "base/fd.h"
 #include "base/ring.h"
 #include <errno.h>
@@ -14,6 +15,12 @@ struct agt_pump {
 	int from, to; /* to -1: discard */
 	bool tty;
 	bool closing; /* half-closed: waiting for the host */
+	bool redial;  /* a lost host is dialled again */
+	bool away;    /* it is being dialled: `to` is -1 meanwhile */
+	uint32_t port;
+	uint64_t give_up_us; /* 0: the process lives */
+	struct agt_dial *dial;
+	struct brg_reconnect policy;
 	struct agt_watch *watch_from, *watch_to;
 	struct agt_timer *timer;
 	struct hf_ring ring;
@@ -30,6 +37,7 @@ void agt_pump_stop(struct agt_pump *p)
 	agt_watch_free(p->watch_from);
 	agt_watch_free(p->watch_to);
 	agt_timer_free(p->timer);
+	agt_dial_cancel(p->dial);
 	fd_closep(&p->from);
 	fd_closep(&p->to);
 	p->a->n_streams--;
@@ -45,9 +53,37 @@ static void over(struct agt_pump *p)
 		agt_stdio_leg_over(set, leg);
 }
 
+static void on_dialled(void *arg, int fd);
+
+/* Closing: the host took too long. Away: the next dial is due. */
 static void on_timeout(void *arg)
 {
-	over(arg);
+	struct agt_pump *p = arg;
+	if (!p->away) {
+		over(p);
+		return;
+	}
+	brg_reconnect_dialling(&p->policy, agt_now_us());
+	p->dial = agt_dial_start(&p->a->loop, &p->a->flags->transport, p->port, on_dialled, p);
+	if (!p->dial)
+		on_dialled(p, -ENOMEM);
+}
+
+static void dial_later(struct agt_pump *p, enum brg_outcome outcome)
+{
+	uint64_t now = agt_now_us(), at = now;
+	(void)brg_reconnect_next(&p->policy, outcome, now, &at); /* has no limit */
+	agt_timer_set(p->timer, at <= now ? 0 : (at - now + 999) / 1000);
+}
+
+/* The host has gone: what it did not take waits for the next one. */
+static void go_away(struct agt_pump *p)
+{
+	agt_watch_free(p->watch_to);
+	p->watch_to = NULL;
+	fd_closep(&p->to);
+	p->away = true;
+	dial_later(p, BRG_OUTCOME_LOST);
 }
 
 /* All bytes are through: tells the receiver. True when the pump is over. */
@@ -81,7 +117,7 @@ static ssize_t give(struct agt_pump *p)
 {
 	struct iovec iov[2];
 	int k = hf_ring_read_iov(&p->ring, iov);
-	if (k == 0)
+	if (k == 0 || p->away)
 		return 0;
 	ssize_t n = p->to < 0 ? (ssize_t)hf_ring_len(&p->ring) : writev(p->to, iov, k);
 	if (n < 0)
@@ -101,11 +137,14 @@ static void step(struct agt_pump *p)
 		fd_closep(&p->from);
 	}
 	if (give(p) < 0) {
-		over(p);
-		return;
+		if (!p->redial) {
+			over(p);
+			return;
+		}
+		go_away(p);
 	}
 	size_t left = hf_ring_len(&p->ring);
-	if (p->from < 0 && left == 0 && finish(p)) {
+	if (p->from < 0 && left == 0 && !p->away && finish(p)) {
 		over(p);
 		return;
 	}
@@ -137,19 +176,48 @@ static void on_to(void *arg, int events)
 		over(p);
 }
 
-int agt_pump_new(struct agt *a, struct agt_stdio *set, int leg, int local, int remote, bool tty,
-	struct agt_pump **ret)
+static void on_dialled(void *arg, int fd)
+{
+	struct agt_pump *p = arg;
+	p->dial = NULL;
+	if (fd < 0 && p->give_up_us > 0 && agt_now_us() >= p->give_up_us) {
+		over(p);
+		return;
+	}
+	p->to = fd < 0 ? -1 : fd;
+	if (fd < 0 || agt_watch_new(&p->a->loop, fd, on_to, p, &p->watch_to) < 0) {
+		fd_closep(&p->to);
+		dial_later(p, BRG_OUTCOME_REFUSED);
+		return;
+	}
+	p->away = false;
+	step(p);
+}
+
+void agt_pump_exited(struct agt_pump *p)
+{
+	p->give_up_us = agt_now_us() + AGT_PUMP_CLOSE_MS * 1000ull;
+}
+
+int agt_pump_new(struct agt *a, const struct agt_pump_config *config, struct agt_pump **ret)
 {
 	struct agt_pump *p = calloc(1, sizeof(*p));
+	bool in = config->leg == AGT_IN;
+	int local = config->local, remote = config->remote;
 	if (!p) {
 		fd_closep(&local);
 		fd_closep(&remote);
 		return -ENOMEM;
 	}
-	*p = (struct agt_pump){ .a = a, .set = set, .leg = leg, .tty = tty };
+	*p = (struct agt_pump){
+		.a = a, .set = config->set, .leg = config->leg, .tty = config->tty
+	};
 	a->n_streams++;
-	p->from = leg == AGT_IN ? remote : local;
-	p->to = leg == AGT_IN ? local : remote;
+	p->from = in ? remote : local;
+	p->to = in ? local : remote;
+	p->redial = config->redial && !in && remote >= 0;
+	p->port = config->port;
+	brg_reconnect_init(&p->policy, a->flags->reconnect_us, 0);
 	hf_ring_init(&p->ring, p->mem, sizeof(p->mem));
 	p->timer = agt_timer_new(&a->loop, on_timeout, p);
 	int r = p->timer ? agt_watch_new(&a->loop, p->from, on_from, p, &p->watch_from) : -ENOMEM;

@@ -6,6 +6,11 @@
  * the host closes, or AGT_PUMP_CLOSE_MS later. A terminal's is closed at once.
  * Input: host -> local. At the end of input the local side is closed.
  * A broken receiver ends the pump and closes both sides, so the sender sees it.
+ *
+ * With `redial` a lost host is dialled again at its port, at once and then every reconnect
+ * interval, and output goes on with the first byte that the lost connection did not take: what an
+ * upstream host that was migrated expects of a container's init. The process waits meanwhile. When
+ * it has ended the pump gives up AGT_PUMP_CLOSE_MS later.
  */
 #ifndef AGT_STDIO_PUMP_H
 #define AGT_STDIO_PUMP_H
@@ -17,9 +22,17 @@
 
 struct agt_pump;
 
-/* Takes both descriptors in any case. remote -1: output is discarded. The set may be NULL. */
-int agt_pump_new(struct agt *a, struct agt_stdio *set, int leg, int local, int remote, bool tty,
-	struct agt_pump **ret);
+struct agt_pump_config {
+	struct agt_stdio *set; /* to be told; may be NULL */
+	int leg;
+	int local, remote; /* taken in any case; remote -1: output is discarded */
+	bool tty;
+	bool redial; /* output only */
+	uint32_t port;
+};
+
+int agt_pump_new(struct agt *a, const struct agt_pump_config *config, struct agt_pump **ret);
+void agt_pump_exited(struct agt_pump *p); /* the process is gone */
 void agt_pump_disown(struct agt_pump *p); /* the set is gone */
 void agt_pump_stop(struct agt_pump *p);   /* ends it now; the set is not told */
 

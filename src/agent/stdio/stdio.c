@@ -106,7 +106,7 @@ struct agt_stdio *agt_stdio_dial(
 	return s;
 }
 
-int agt_stdio_attach(struct agt_stdio *s, const int local[3], bool tty)
+int agt_stdio_attach(struct agt_stdio *s, const int local[3], bool tty, bool redial)
 {
 	int result = 0;
 	s->attached = true;
@@ -118,7 +118,16 @@ int agt_stdio_attach(struct agt_stdio *s, const int local[3], bool tty)
 			else
 				fd_closep(&fd); /* the host has dropped the stream already */
 		} else if (fd >= 0 && (s->spec.leg[i].want || i != AGT_IN)) {
-			r = agt_pump_new(s->a, s, i, fd, fd_take(&s->remote[i]), tty, &s->pump[i]);
+			struct agt_pump_config config = {
+				.set = s,
+				.leg = i,
+				.local = fd,
+				.remote = fd_take(&s->remote[i]),
+				.tty = tty,
+				.redial = redial,
+				.port = s->spec.leg[i].port,
+			};
+			r = agt_pump_new(s->a, &config, &s->pump[i]);
 		} else {
 			fd_closep(&fd);
 			fd_closep(&s->remote[i]);
@@ -152,6 +161,9 @@ void agt_stdio_exited(struct agt_stdio *s, agt_stdio_done_fn *fn, void *arg)
 	if (s->pump[AGT_IN])
 		agt_pump_stop(s->pump[AGT_IN]);
 	s->pump[AGT_IN] = NULL;
+	for (int i = AGT_OUT; i <= AGT_ERR; i++)
+		if (s->pump[i])
+			agt_pump_exited(s->pump[i]);
 	if (s->resume[AGT_IN])
 		agt_resume_exited(s->resume[AGT_IN]);
 	s->done = fn;

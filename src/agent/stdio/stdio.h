@@ -46,8 +46,9 @@ struct agt_stdio *agt_stdio_dial(
 	struct agt *a, const struct agt_stdio_spec *spec, agt_stdio_dialled_fn *fn, void *arg);
 
 /* Takes the descriptors; -1 for a stream that has none. Output that nobody wants is discarded.
- * `tty`: the host sees a close instead of a half-close. -errno: the set is unusable. */
-int agt_stdio_attach(struct agt_stdio *s, const int local[3], bool tty);
+ * `tty`: the host sees a close instead of a half-close. `redial`: plain output survives the loss of
+ * the host, as pump.h says. -errno: a stream is unusable, and closed. */
+int agt_stdio_attach(struct agt_stdio *s, const int local[3], bool tty, bool redial);
 
 /* The process has gone: `fn` comes once, now or later, when that may be reported. */
 void agt_stdio_exited(struct agt_stdio *s, agt_stdio_done_fn *fn, void *arg);
