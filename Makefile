@@ -28,6 +28,10 @@ check-quick: all
 check-asan: deps
 	tools/check asan
 
+# One JSON line per measurement; see bench/README.md.
+bench: all
+	bench/run
+
 image: all
 	image/build
 
@@ -54,4 +58,4 @@ deps-demo:
 clean:
 	rm -rf build build-clang build-asan build-fuzz
 
-.PHONY: all demo check check-quick check-asan image fuzz install deps deps-demo clean
+.PHONY: all demo check check-quick check-asan bench image fuzz install deps deps-demo clean
