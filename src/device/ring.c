@@ -182,7 +182,7 @@ static void rx_fill(struct dev_vm *vm, struct rx *rx, struct dev_conn *conn, siz
 		size_t k = vq_iov_slice(
 			vq_chain_in(c), c->n_in, VSK_HDR_BYTES, here, part, HF_ARRAY_SIZE(part));
 		vq_wrote(rx->vq, part, k, here);
-		vsk_data(&vm->vsk, &conn->core, (uint32_t)here, hdr);
+		vsk_data(&vm->vsk, &conn->core, (uint32_t)here, 0, hdr);
 		(void)vq_write(rx->vq, c, 0, hdr, sizeof(hdr)); /* fits: the buffer is usable */
 		c->written = (uint32_t)(sizeof(hdr) + here);
 		n -= here;

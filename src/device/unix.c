@@ -112,7 +112,7 @@ static void hello_connect(struct dev_vm *vm, struct dev_hello *h)
 {
 	struct vsk_conn *core;
 	(void)dev_vm_reserve_slots(vm, 1); /* without one the engine refuses, just below */
-	int r = vsk_connect(&vm->vsk, vm->loop->now_us, h->port, &core);
+	int r = vsk_connect(&vm->vsk, vm->loop->now_us, VSK_TYPE_STREAM, h->port, &core);
 	if (r < 0) {
 		hf_warn("vm %s: CONNECT %u: %s", vm->opt->name, h->port, strerror(-r));
 		hello_close(vm, h);

@@ -211,7 +211,8 @@ static void data_refresh(struct vsk *v, struct vsk_conn *c)
 {
 	bool willing = c->state == VSK_OPEN && c->readable && !(c->host_shut & VSK_SHUT_SEND) &&
 		       !(c->guest_shut & VSK_SHUT_RCV);
-	uint32_t enough = HF_MIN(SEGMENT_MIN, c->peer_buf_alloc / 4 + 1);
+	/* In the midst of a message anything counts: the guest takes out only whole ones. */
+	uint32_t enough = c->tx_mid ? 1 : HF_MIN(SEGMENT_MIN, c->peer_buf_alloc / 4 + 1);
 	if (willing && peer_room(c) >= enough) {
 		if (hf_list_empty(&c->data_node))
 			hf_list_append(&v->data, &c->data_node);
@@ -226,19 +227,20 @@ static void data_refresh(struct vsk *v, struct vsk_conn *c)
 }
 
 /* D4.7: tells the guest of room before it runs dry. The measure is what was announced, and the
- * guest's own buffer where that is smaller, because Linux limits its credit to it (D4.9). */
+ * guest's own buffer where that is smaller, because Linux limits its credit to it (D4.9). With a
+ * message half sent the guest may need every byte of it: the host takes only whole ones. */
 static void credit_refresh(struct vsk *v, struct vsk_conn *c)
 {
 	uint32_t window = HF_MIN(c->buf_alloc, c->peer_buf_alloc);
 	uint32_t untold = (uint32_t)c->fwd_cnt - c->announced;
-	if (c->state == VSK_OPEN && !(c->guest_shut & VSK_SHUT_SEND) && untold > window / 4 &&
-		!(c->ctl & VSK_CTL_CREDIT_UPDATE))
+	if (c->state == VSK_OPEN && !(c->guest_shut & VSK_SHUT_SEND) &&
+		untold > (c->rx_mid ? 0 : window / 4) && !(c->ctl & VSK_CTL_CREDIT_UPDATE))
 		vsk_conn_ctl(v, c, VSK_CTL_CREDIT_UPDATE);
 }
 
 /* ---- birth and end ---- */
 
-struct vsk_conn *vsk_conn_new(struct vsk *v, uint32_t peer_cid, uint32_t host_port,
+struct vsk_conn *vsk_conn_new(struct vsk *v, uint16_t type, uint32_t peer_cid, uint32_t host_port,
 	uint32_t guest_port, enum vsk_state state)
 {
 	if (hf_list_empty(&v->free))
@@ -252,7 +254,7 @@ struct vsk_conn *vsk_conn_new(struct vsk *v, uint32_t peer_cid, uint32_t host_po
 		.host_port = host_port,
 		.guest_port = guest_port,
 		.gen = gen,
-		.type = VSK_TYPE_STREAM,
+		.type = type,
 		.state = (uint8_t)state,
 		.buf_alloc = v->cfg.buf_alloc,
 		.held_by_device = true,
@@ -353,7 +355,8 @@ static int guest_unknown(struct vsk *v, uint64_t now_us, const struct vsk_pkt *p
 	if (p->op != VSK_OP_REQUEST)
 		return rst_add(v, p);
 
-	struct vsk_conn *c = vsk_conn_new(v, VSK_CID_HOST, p->dst_port, p->src_port, VSK_DIALLING);
+	struct vsk_conn *c = vsk_conn_new(
+		v, p->type, (uint32_t)p->dst_cid, p->dst_port, p->src_port, VSK_DIALLING);
 	if (!c) {
 		int r = rst_add(v, p);
 		if (r == 0)
@@ -393,6 +396,10 @@ static void guest_shutdown(struct vsk *v, uint64_t now_us, struct vsk_conn *c,
 	const struct vsk_pkt *p, struct vsk_ev *ev)
 {
 	uint8_t fresh = (uint8_t)(p->flags & VSK_SHUT_BOTH & ~c->guest_shut);
+	if ((fresh & VSK_SHUT_SEND) && c->rx_mid) { /* its last message will never be whole */
+		close_event(v, c, true, VSK_WHY_GUEST_RST, ev);
+		return;
+	}
 	c->guest_shut |= fresh; /* D5.3: hints are permanent */
 	data_refresh(v, c);
 	if (fresh && vsk_guest_ended(c) &&
@@ -408,7 +415,8 @@ static void guest_rw(struct vsk *v, struct vsk_conn *c, const struct vsk_pkt *p,
 		close_event(v, c, true, VSK_WHY_PROTOCOL, ev); /* D2.8, D5.3 */
 		return;
 	}
-	if (p->len > c->buf_alloc - vsk_unread(c)) {
+	bool end = c->type == VSK_TYPE_SEQPACKET && (p->flags & VSK_MSG_EOM);
+	if (p->len > c->buf_alloc - vsk_unread(c) || (end && c->msgs == VSK_MSGS_MAX)) {
 		v->stats.overruns++;
 		close_event(v, c, true, VSK_WHY_OVERRUN, ev); /* D4.8 */
 		return;
@@ -418,8 +426,17 @@ static void guest_rw(struct vsk *v, struct vsk_conn *c, const struct vsk_pkt *p,
 	if (c->host_shut & VSK_SHUT_RCV) {
 		c->fwd_cnt = c->rx_cnt;
 		credit_refresh(v, c);
-	} else if (p->len) {
-		*ev = (struct vsk_ev){ .kind = VSK_EV_DATA, .conn = c, .len = p->len };
+		return;
+	}
+	if (p->len || end)
+		*ev = (struct vsk_ev){ .kind = VSK_EV_DATA,
+			.conn = c,
+			.len = p->len,
+			.flags = end ? p->flags & (VSK_MSG_EOM | VSK_MSG_EOR) : 0 };
+	if (c->type == VSK_TYPE_SEQPACKET) {
+		c->msgs += end;
+		c->rx_mid = !end && (c->rx_mid || p->len);
+		credit_refresh(v, c);
 	}
 }
 
@@ -482,6 +499,22 @@ static void guest_known(struct vsk *v, uint64_t now_us, struct vsk_conn *c, cons
 		close_event(v, c, true, VSK_WHY_PROTOCOL, ev); /* D3.3 */
 }
 
+/* D1.6, D1.7, D1.8: streams go without saying unless the driver says otherwise. */
+static bool type_served(const struct vsk *v, uint16_t type)
+{
+	uint64_t f = v->cfg.features;
+	if (type == VSK_TYPE_STREAM)
+		return (f & VSK_F_STREAM) || !(f & VSK_F_NO_IMPLIED_STREAM);
+	return type == VSK_TYPE_SEQPACKET && (f & VSK_F_SEQPACKET);
+}
+
+/* D1.4: who else may be reached is the device's to say when it dials. */
+static bool cid_served(const struct vsk *v, uint32_t cid)
+{
+	return cid == VSK_CID_HOST ||
+	       (v->cfg.siblings && cid_usable(cid) && cid != v->cfg.guest_cid);
+}
+
 int vsk_from_guest(struct vsk *v, uint64_t now_us, const uint8_t hdr[VSK_HDR_BYTES], size_t avail,
 	struct vsk_ev *ev)
 {
@@ -497,16 +530,15 @@ int vsk_from_guest(struct vsk *v, uint64_t now_us, const uint8_t hdr[VSK_HDR_BYT
 	int r = 0;
 	if (p.op == VSK_OP_RST || p.op == VSK_OP_REQUEST)
 		rst_forget(v, (uint32_t)p.dst_cid, &p);
-	if (p.type != VSK_TYPE_STREAM || p.dst_cid != VSK_CID_HOST) {
+	struct vsk_conn *c = vsk_find(v, (uint32_t)p.dst_cid, p.dst_port, p.src_port);
+	if (!type_served(v, p.type) || !cid_served(v, (uint32_t)p.dst_cid) ||
+		(c && c->type != p.type)) {
 		if (p.op != VSK_OP_RST)
-			r = rst_add(
-				v, &p); /* D3.2; other guests: the device has no such policy yet */
+			r = rst_add(v, &p); /* D3.2 */
+	} else if (c) {
+		guest_known(v, now_us, c, &p, ev);
 	} else {
-		struct vsk_conn *c = vsk_find(v, VSK_CID_HOST, p.dst_port, p.src_port);
-		if (c)
-			guest_known(v, now_us, c, &p, ev);
-		else
-			r = guest_unknown(v, now_us, &p, ev);
+		r = guest_unknown(v, now_us, &p, ev);
 	}
 	if (r == 0)
 		v->stats.from_guest++;
@@ -530,10 +562,12 @@ void vsk_dialled(struct vsk *v, struct vsk_conn *c, bool ok)
 void vsk_host_took(
 	struct vsk *v, uint64_t now_us, struct vsk_conn *c, uint32_t n, struct vsk_ev *ev)
 {
-	hf_assert(c->state == VSK_OPEN && n <= vsk_unread(c));
+	bool message = c->type == VSK_TYPE_SEQPACKET;
+	hf_assert(c->state == VSK_OPEN && n <= vsk_unread(c) && (c->msgs || !message));
 	*ev = (struct vsk_ev){ .kind = VSK_EV_NONE };
 	c->fwd_cnt += n; /* D4.4 */
-	if (n && vsk_guest_ended(c))
+	c->msgs -= message;
+	if ((n || message) && vsk_guest_ended(c))
 		guest_ended(v, now_us, c, ev);
 	else
 		credit_refresh(v, c);
@@ -541,8 +575,8 @@ void vsk_host_took(
 
 /* ---- host to guest ---- */
 
-static void header(
-	const struct vsk *v, struct vsk_conn *c, enum vsk_op op, uint32_t len, uint8_t *ret_hdr)
+static void header(const struct vsk *v, struct vsk_conn *c, enum vsk_op op, uint32_t len,
+	uint32_t flags, uint8_t *ret_hdr)
 {
 	struct vsk_pkt p = {
 		.src_cid = c->peer_cid,
@@ -552,7 +586,7 @@ static void header(
 		.len = len,
 		.type = c->type,
 		.op = (uint16_t)op,
-		.flags = op == VSK_OP_SHUTDOWN ? c->host_shut : 0,
+		.flags = flags,
 		.buf_alloc = c->buf_alloc, /* D4.1 */
 		.fwd_cnt = (uint32_t)c->fwd_cnt,
 	};
@@ -585,7 +619,7 @@ static void send_ctl(struct vsk *v, struct vsk_conn *c, uint8_t *ret_hdr)
 		VSK_OP_CREDIT_UPDATE, VSK_OP_CREDIT_REQUEST };
 	int i = __builtin_ctz(c->ctl);
 	uint8_t bit = (uint8_t)(1u << i);
-	header(v, c, ops[i], 0, ret_hdr);
+	header(v, c, ops[i], 0, bit == VSK_CTL_SHUTDOWN ? c->host_shut : 0, ret_hdr);
 	ctl_clear(c, bit);
 	if (bit == VSK_CTL_RST) {
 		v->stats.rst_sent++;
@@ -631,13 +665,18 @@ enum vsk_send vsk_to_guest(struct vsk *v, struct vsk_out *out)
 	return VSK_SEND_CONTROL;
 }
 
-void vsk_data(struct vsk *v, struct vsk_conn *c, uint32_t n, uint8_t ret_hdr[VSK_HDR_BYTES])
+void vsk_data(struct vsk *v, struct vsk_conn *c, uint32_t n, uint32_t flags,
+	uint8_t ret_hdr[VSK_HDR_BYTES])
 {
-	hf_assert(c->state == VSK_OPEN && n && n <= peer_room(c) && n <= VSK_PAYLOAD_MAX);
+	bool messages = c->type == VSK_TYPE_SEQPACKET;
+	hf_assert(c->state == VSK_OPEN && n <= peer_room(c) && n <= VSK_PAYLOAD_MAX);
+	hf_assert(n || (flags & VSK_MSG_EOM));
+	hf_assert(!flags || (messages && (flags & VSK_MSG_EOM)));
+	c->tx_mid = messages && !(flags & VSK_MSG_EOM);
 	c->tx_cnt += n;
 	v->stats.tx_bytes += n;
 	v->stats.to_guest++;
-	header(v, c, VSK_OP_RW, n, ret_hdr);
+	header(v, c, VSK_OP_RW, n, flags, ret_hdr);
 	hf_list_remove(&c->data_node);
 	data_refresh(v, c);
 }
@@ -664,8 +703,11 @@ void vsk_host_shutdown(
 	if ((bits & ~c->host_shut) == 0)
 		return;
 	c->host_shut |= bits;
-	if (bits & VSK_SHUT_RCV)
+	if (bits & VSK_SHUT_RCV) {
 		c->fwd_cnt = c->rx_cnt;
+		c->msgs = 0;
+		c->rx_mid = false;
+	}
 	if (c->guest_shut == VSK_SHUT_BOTH && vsk_guest_ended(c)) {
 		close_event(v, c, true, VSK_WHY_CLEAN, ev);
 		return;
@@ -686,22 +728,34 @@ void vsk_host_reset(struct vsk *v, struct vsk_conn *c)
 
 /* ---- life ---- */
 
-int vsk_connect(struct vsk *v, uint64_t now_us, uint32_t guest_port, struct vsk_conn **ret_conn)
+int vsk_connect_from(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_t peer_cid,
+	uint32_t peer_port, uint32_t guest_port, struct vsk_conn **ret_conn)
+{
+	if (!type_served(v, (uint16_t)type))
+		return -EPROTONOSUPPORT;
+	if (vsk_find(v, peer_cid, peer_port, guest_port))
+		return -EADDRINUSE;
+	struct vsk_conn *c =
+		vsk_conn_new(v, (uint16_t)type, peer_cid, peer_port, guest_port, VSK_ASKING);
+	if (!c)
+		return -ENOBUFS;
+	vsk_conn_life(v, c, VSK_LIFE_CONNECT, now_us);
+	vsk_conn_ctl(v, c, VSK_CTL_REQUEST);
+	*ret_conn = c;
+	return 0;
+}
+
+int vsk_connect(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_t guest_port,
+	struct vsk_conn **ret_conn)
 {
 	for (int i = 0; i < PORT_TRIES; i++) {
 		uint32_t port = v->next_port;
-		if (vsk_find(v, VSK_CID_HOST, port, guest_port)) {
-			v->next_port = port == VSK_HOST_PORT_MAX ? VSK_HOST_PORT_MIN : port + 1;
-			continue;
-		}
-		struct vsk_conn *c = vsk_conn_new(v, VSK_CID_HOST, port, guest_port, VSK_ASKING);
-		if (!c)
-			return -ENOBUFS;
+		int r = vsk_connect_from(v, now_us, type, VSK_CID_HOST, port, guest_port, ret_conn);
+		if (r < 0 && r != -EADDRINUSE)
+			return r;
 		v->next_port = port == VSK_HOST_PORT_MAX ? VSK_HOST_PORT_MIN : port + 1;
-		vsk_conn_life(v, c, VSK_LIFE_CONNECT, now_us);
-		vsk_conn_ctl(v, c, VSK_CTL_REQUEST);
-		*ret_conn = c;
-		return 0;
+		if (r == 0)
+			return 0;
 	}
 	return -EADDRNOTAVAIL;
 }

@@ -36,7 +36,8 @@ enum { PART_FLAG_MUST = 1 };
 enum { KIND_CONN = 1, KIND_RST = 2 };
 
 enum {                  /* offsets in the fixed fields of a connection */
-	CONN_FIXED = 0, /* their length; bytes in flight follow: to the host, then to the guest */
+	CONN_FIXED = 0, /* their length; bytes in flight follow: to the host, to the guest; then
+			 * the ends of messages, likewise */
 	CONN_TO_HOST = 4,
 	CONN_TO_GUEST = 8,
 	CONN_HOST_PORT = 12,
@@ -55,9 +56,17 @@ enum {                  /* offsets in the fixed fields of a connection */
 	CONN_GUEST_SHUT = 68,
 	CONN_HOST_SHUT = 69,
 	CONN_FLAGS = 70,
-	CONN_BYTES = 72,
+	CONN_V1_BYTES = 72, /* version 1 ends here: no messages */
+	CONN_ENDS_TO_HOST = 72,
+	CONN_ENDS_TO_GUEST = 76,
+	CONN_BYTES = 80,
 };
-enum { CONN_FLAG_REQUEST_SENT = 1, CONN_FLAG_ASKED = 2, CONN_FLAGS_ALL = 3 };
+enum {
+	CONN_FLAG_REQUEST_SENT = 1,
+	CONN_FLAG_ASKED = 2,
+	CONN_FLAG_TX_MID = 4,
+	CONN_FLAGS_ALL = 7,
+};
 enum { CONN_STATE_DIALLING = 1, CONN_STATE_ASKING = 2, CONN_STATE_OPEN = 3 };
 
 enum { /* offsets in an RST that waits */
@@ -152,6 +161,12 @@ static void put_bytes(struct vsk_save *s, const struct vsk_bytes *b)
 	put(s, b->p[1], b->n[1]);
 }
 
+static void put_ends(struct vsk_save *s, const struct vsk_bytes *b)
+{
+	put(s, b->ends_p[0], b->ends_n[0]);
+	put(s, b->ends_p[1], b->ends_n[1]);
+}
+
 void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 	const struct vsk_bytes *to_host, const struct vsk_bytes *to_guest)
 {
@@ -161,8 +176,11 @@ void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 		return;
 	}
 	size_t n_host = to_host->n[0] + to_host->n[1], n_guest = to_guest->n[0] + to_guest->n[1];
-	hf_assert(n_host == vsk_unread(c));
-	if (n_host > VSK_FLIGHT_MAX || n_guest > VSK_FLIGHT_MAX) {
+	size_t ends_host = (to_host->ends_n[0] + to_host->ends_n[1]) / VSK_END_BYTES;
+	size_t ends_guest = (to_guest->ends_n[0] + to_guest->ends_n[1]) / VSK_END_BYTES;
+	hf_assert(n_host == vsk_unread(c) && ends_host == c->msgs && c->peer_cid == VSK_CID_HOST);
+	hf_assert(!c->tx_mid || ends_guest);
+	if (n_host > VSK_FLIGHT_MAX || n_guest > VSK_FLIGHT_MAX || ends_guest > VSK_MSGS_MAX) {
 		s->error = -EMSGSIZE;
 		return;
 	}
@@ -185,12 +203,19 @@ void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 	b[CONN_CTL] = c->ctl;
 	b[CONN_GUEST_SHUT] = c->guest_shut;
 	b[CONN_HOST_SHUT] = c->host_shut;
-	le16_to(b + CONN_FLAGS, (uint16_t)((c->request_sent ? CONN_FLAG_REQUEST_SENT : 0) |
-					   (c->asked ? CONN_FLAG_ASKED : 0)));
-	put_part(s, KIND_CONN, sizeof(b) + n_host + n_guest);
+	le16_to(b + CONN_FLAGS,
+		(uint16_t)((c->request_sent ? CONN_FLAG_REQUEST_SENT : 0) |
+			   (c->asked ? CONN_FLAG_ASKED : 0) | (c->tx_mid ? CONN_FLAG_TX_MID : 0)));
+	le32_to(b + CONN_ENDS_TO_HOST, (uint32_t)ends_host);
+	le32_to(b + CONN_ENDS_TO_GUEST, (uint32_t)ends_guest);
+	put_part(s, KIND_CONN,
+		sizeof(b) + n_host + n_guest + (ends_host + ends_guest) * VSK_END_BYTES);
 	put(s, b, sizeof(b));
 	put_bytes(s, to_host);
 	put_bytes(s, to_guest);
+	put_ends(s, to_host);
+	put_ends(s, to_guest);
+	s->messages |= c->type == VSK_TYPE_SEQPACKET;
 }
 
 int vsk_save_end(struct vsk_save *s, size_t *ret_len)
@@ -200,7 +225,7 @@ int vsk_save_end(struct vsk_save *s, size_t *ret_len)
 	uint8_t *h = s->buf;
 	memcpy(h, magic, sizeof(magic));
 	le16_to(h + HEAD_VERSION, VSK_RECORD_VERSION);
-	le16_to(h + HEAD_OLDEST, VSK_RECORD_OLDEST);
+	le16_to(h + HEAD_OLDEST, s->messages ? VSK_RECORD_VERSION : VSK_RECORD_OLDEST);
 	le32_to(h + HEAD_LEN, HEAD_BYTES);
 	le64_to(h + HEAD_TOTAL, s->len);
 	le32_to(h + HEAD_CRC, 0);
@@ -272,39 +297,96 @@ static int next_part(const uint8_t *buf, size_t len, size_t *at, struct part *re
 	return 1;
 }
 
-/* The fixed fields fit the part, and so do the bytes in flight. */
-static bool conn_fits(const struct part *p)
+/* What follows the fixed fields of a connection. */
+struct flight {
+	uint32_t n_host, n_guest;       /* bytes */
+	uint32_t ends_host, ends_guest; /* ends of messages */
+	const uint8_t *host, *guest, *host_ends, *guest_ends;
+};
+
+/* Finds it; false: it does not fit the part. */
+static bool flight_of(const struct part *p, struct flight *ret)
 {
-	if (p->len < CONN_BYTES)
+	const uint8_t *b = p->body;
+	if (p->len < CONN_V1_BYTES)
 		return false;
-	uint32_t fixed = le32_at(p->body + CONN_FIXED);
-	uint32_t n_host = le32_at(p->body + CONN_TO_HOST),
-		 n_guest = le32_at(p->body + CONN_TO_GUEST);
-	return fixed >= CONN_BYTES && fixed <= p->len && n_host <= VSK_FLIGHT_MAX &&
-	       n_guest <= VSK_FLIGHT_MAX && (uint64_t)fixed + n_host + n_guest == p->len;
+	uint32_t fixed = le32_at(b + CONN_FIXED);
+	bool messages = fixed >= CONN_BYTES;
+	if (fixed < CONN_V1_BYTES || fixed > p->len)
+		return false;
+	struct flight f = {
+		.n_host = le32_at(b + CONN_TO_HOST),
+		.n_guest = le32_at(b + CONN_TO_GUEST),
+		.ends_host = messages ? le32_at(b + CONN_ENDS_TO_HOST) : 0,
+		.ends_guest = messages ? le32_at(b + CONN_ENDS_TO_GUEST) : 0,
+	};
+	if (f.n_host > VSK_FLIGHT_MAX || f.n_guest > VSK_FLIGHT_MAX || f.ends_host > VSK_MSGS_MAX ||
+		f.ends_guest > VSK_MSGS_MAX)
+		return false;
+	size_t n_ends = (size_t)(f.ends_host + f.ends_guest) * VSK_END_BYTES;
+	if ((size_t)fixed + f.n_host + f.n_guest + n_ends != p->len)
+		return false;
+	f.host = b + fixed;
+	f.guest = f.host + f.n_host;
+	f.host_ends = f.guest + f.n_guest;
+	f.guest_ends = f.host_ends + (size_t)f.ends_host * VSK_END_BYTES;
+	*ret = f;
+	return true;
+}
+
+/* How many bytes n messages have together: below 2^47. */
+static uint64_t sum_of_ends(const uint8_t *ends, uint32_t n)
+{
+	uint64_t sum = 0;
+	for (uint32_t i = 0; i < n; i++)
+		sum += le32_at(ends + (size_t)i * VSK_END_BYTES) & ~VSK_END_EOR;
+	return sum;
+}
+
+/* The host's messages are whole; the guest's last one may have begun. */
+static int check_messages(const struct part *p, const struct flight *f)
+{
+	const uint8_t *b = p->body;
+	bool mid = le16_at(b + CONN_FLAGS) & CONN_FLAG_TX_MID;
+	if (le16_at(b + CONN_TYPE) != VSK_TYPE_SEQPACKET)
+		return f->ends_host || f->ends_guest || mid ? -EINVAL : 0;
+	uint64_t host_bytes = sum_of_ends(f->host_ends, f->ends_host);
+	if (host_bytes > f->n_host || sum_of_ends(f->guest_ends, f->ends_guest) != f->n_guest)
+		return -EINVAL;
+	if (host_bytes < f->n_host && (b[CONN_GUEST_SHUT] & VSK_SHUT_SEND))
+		return -EINVAL; /* would be closed */
+	if ((f->ends_host || mid) && b[CONN_STATE] != CONN_STATE_OPEN)
+		return -EINVAL;
+	return mid && !f->ends_guest ? -EINVAL : 0;
 }
 
 /* A flat list of what a record may not say of a connection. */
 static int check_conn(const struct part *p)
 {
 	const uint8_t *b = p->body;
-	if (!conn_fits(p))
+	struct flight f;
+	if (!flight_of(p, &f))
 		return -EINVAL;
-	if (le16_at(b + CONN_TYPE) != VSK_TYPE_STREAM ||
+	uint16_t type = le16_at(b + CONN_TYPE);
+	if ((type != VSK_TYPE_STREAM && type != VSK_TYPE_SEQPACKET) ||
 		(le16_at(b + CONN_FLAGS) & ~CONN_FLAGS_ALL) || b[CONN_STATE] > CONN_STATE_OPEN)
 		return -EPROTONOSUPPORT;
+	int r = check_messages(p, &f);
+	if (r < 0)
+		return r;
 
 	uint64_t rx = le64_at(b + CONN_RX), fwd = le64_at(b + CONN_FWD);
-	uint32_t n_host = le32_at(b + CONN_TO_HOST), n_guest = le32_at(b + CONN_TO_GUEST);
+	bool host_holds = f.n_host || f.ends_host, guest_holds = f.n_guest || f.ends_guest;
 	uint32_t buf_alloc = le32_at(b + CONN_BUF_ALLOC);
 	uint8_t guest_shut = b[CONN_GUEST_SHUT], host_shut = b[CONN_HOST_SHUT], ctl = b[CONN_CTL];
 	bool sent = le16_at(b + CONN_FLAGS) & CONN_FLAG_REQUEST_SENT;
-	if (le32_at(b + CONN_PEER_CID) != VSK_CID_HOST || rx < fwd || rx - fwd != n_host ||
-		buf_alloc > VSK_BUF_MAX || n_host > buf_alloc)
+	if (le32_at(b + CONN_PEER_CID) != VSK_CID_HOST || rx < fwd || rx - fwd != f.n_host ||
+		buf_alloc > VSK_BUF_MAX || f.n_host > buf_alloc)
 		return -EINVAL;
 	if (guest_shut > VSK_SHUT_BOTH || host_shut > VSK_SHUT_BOTH ||
-		(guest_shut == VSK_SHUT_BOTH && n_host == 0) || /* would be closed */
-		((host_shut & VSK_SHUT_RCV) && n_host) || ((host_shut & VSK_SHUT_SEND) && n_guest))
+		(guest_shut == VSK_SHUT_BOTH && !host_holds) || /* would be closed */
+		((host_shut & VSK_SHUT_RCV) && host_holds) ||
+		((host_shut & VSK_SHUT_SEND) && guest_holds))
 		return -EINVAL;
 
 	switch (b[CONN_STATE]) {
@@ -369,10 +451,10 @@ static int load_rst(struct vsk *v, const uint8_t *b)
 	uint32_t host_port = le32_at(b + RST_HOST_PORT), guest_port = le32_at(b + RST_GUEST_PORT);
 	if (vsk_find(v, peer_cid, host_port, guest_port))
 		return 0;
-	struct vsk_conn *c = vsk_conn_new(v, peer_cid, host_port, guest_port, VSK_OPEN);
+	struct vsk_conn *c =
+		vsk_conn_new(v, le16_at(b + RST_TYPE), peer_cid, host_port, guest_port, VSK_OPEN);
 	if (!c)
 		return -ENOBUFS;
-	c->type = le16_at(b + RST_TYPE);
 	c->buf_alloc = le32_at(b + RST_BUF_ALLOC);
 	c->fwd_cnt = le32_at(b + RST_FWD);
 	c->held_by_device = false;
@@ -387,13 +469,17 @@ static uint8_t loaded_life(const struct vsk_conn *c)
 	return c->host_shut == VSK_SHUT_BOTH ? VSK_LIFE_CLOSE : VSK_LIFE_CLAIM;
 }
 
-static int load_conn(struct vsk *v, uint64_t now_us, const uint8_t *b)
+static int load_conn(struct vsk *v, uint64_t now_us, const struct part *p)
 {
+	const uint8_t *b = p->body;
+	struct flight f;
+	(void)flight_of(p, &f); /* it was checked */
 	uint32_t peer_cid = le32_at(b + CONN_PEER_CID);
 	uint32_t host_port = le32_at(b + CONN_HOST_PORT), guest_port = le32_at(b + CONN_GUEST_PORT);
 	if (vsk_find(v, peer_cid, host_port, guest_port))
 		return -EINVAL;
-	struct vsk_conn *c = vsk_conn_new(v, peer_cid, host_port, guest_port, b[CONN_STATE]);
+	struct vsk_conn *c = vsk_conn_new(
+		v, le16_at(b + CONN_TYPE), peer_cid, host_port, guest_port, b[CONN_STATE]);
 	if (!c)
 		return -ENOBUFS;
 	c->tx_cnt = le64_at(b + CONN_TX);
@@ -407,6 +493,10 @@ static int load_conn(struct vsk *v, uint64_t now_us, const uint8_t *b)
 	c->host_shut = b[CONN_HOST_SHUT];
 	c->request_sent = le16_at(b + CONN_FLAGS) & CONN_FLAG_REQUEST_SENT;
 	c->asked = le16_at(b + CONN_FLAGS) & CONN_FLAG_ASKED;
+	c->tx_mid = le16_at(b + CONN_FLAGS) & CONN_FLAG_TX_MID;
+	c->rx_mid =
+		c->type == VSK_TYPE_SEQPACKET && f.n_host > sum_of_ends(f.host_ends, f.ends_host);
+	c->msgs = f.ends_host;
 	c->unclaimed = c->state != VSK_DIALLING && c->host_shut != VSK_SHUT_BOTH;
 	vsk_conn_life(v, c, loaded_life(c), now_us);
 	if (b[CONN_CTL])
@@ -430,7 +520,7 @@ static int load_parts(struct vsk *v, uint64_t now_us, uint16_t kind, const uint8
 	int r = 0;
 	while (r == 0 && next_part(h, len, &at, &p) > 0)
 		if (p.kind == kind)
-			r = kind == KIND_CONN ? load_conn(v, now_us, p.body) : load_rst(v, p.body);
+			r = kind == KIND_CONN ? load_conn(v, now_us, &p) : load_rst(v, p.body);
 	return r;
 }
 
@@ -471,10 +561,12 @@ struct vsk_conn *vsk_load_next(
 		if (p.kind != KIND_CONN)
 			continue;
 		const uint8_t *b = p.body;
-		const uint8_t *data = b + le32_at(b + CONN_FIXED);
-		size_t n_host = le32_at(b + CONN_TO_HOST), n_guest = le32_at(b + CONN_TO_GUEST);
-		*ret_to_host = (struct vsk_bytes){ .p = { data }, .n = { n_host } };
-		*ret_to_guest = (struct vsk_bytes){ .p = { data + n_host }, .n = { n_guest } };
+		struct flight f;
+		(void)flight_of(&p, &f); /* it was checked */
+		*ret_to_host = (struct vsk_bytes){ { f.host }, { f.n_host }, { f.host_ends },
+			{ (size_t)f.ends_host * VSK_END_BYTES } };
+		*ret_to_guest = (struct vsk_bytes){ { f.guest }, { f.n_guest }, { f.guest_ends },
+			{ (size_t)f.ends_guest * VSK_END_BYTES } };
 		return vsk_find(l->v, le32_at(b + CONN_PEER_CID), le32_at(b + CONN_HOST_PORT),
 			le32_at(b + CONN_GUEST_PORT));
 	}

@@ -39,6 +39,16 @@
  *   CONNECT P             vsk_connect(P) -> a connection, and then EV_CONNECTED: "OK <host_port>",
  *                         or EV_CLOSED.
  *
+ *   SEQPACKET             The same, with messages. EV_DATA tells with VSK_MSG_EOM where one ends;
+ *                         only whole ones are given to the host, each with a vsk_host_took(). To
+ *                         the guest a message may go in parts, VSK_MSG_EOM on the last.
+ *
+ *   a sibling             The host end of a connection may be another guest of this process: two
+ *                         connections, one per engine. EV_DIAL with its CID in conn->peer_cid ->
+ *                         vsk_connect_from() in the other engine, whose EV_CONNECTED or EV_CLOSED
+ *                         is the answer to the dial. From then on what one guest does is what the
+ *                         host of the other one does.
+ *
  *   timer                 at vsk_deadline(): while (vsk_expire(&ev)) handle(ev).
  *
  *   after any call        if vsk_wants_guest(), there is something for the guest's rx queue.
@@ -68,6 +78,7 @@
 #define VSK_PAYLOAD_MAX   (64u << 10) /* per packet, either way (D2.8) */
 #define VSK_CID_HOST      2u
 #define VSK_BUF_MAX       (4u << 20)  /* most that vsk_config.buf_alloc may be */
+#define VSK_MSGS_MAX      65536u      /* whole messages of a guest that the host has not taken */
 #define VSK_RST_MAX       128         /* waiting RSTs for flows that are not known */
 #define VSK_CONNECT_US    2000000u    /* RESPONSE or RST within this, either way (D5.10) */
 #define VSK_CLOSE_US      8000000u    /* RST within this after SHUTDOWN of both (D5.4, D5.9) */
@@ -78,6 +89,11 @@
 #define VSK_NEVER         UINT64_MAX
 
 enum vsk_type { VSK_TYPE_STREAM = 1, VSK_TYPE_SEQPACKET = 2 };
+
+/* Feature bits of the device (D1.5). */
+#define VSK_F_STREAM            (1u << 0)
+#define VSK_F_SEQPACKET         (1u << 1)
+#define VSK_F_NO_IMPLIED_STREAM (1u << 2)
 
 enum vsk_op {
 	VSK_OP_REQUEST = 1,
@@ -92,6 +108,9 @@ enum vsk_op {
 
 /* Flags of SHUTDOWN: what its sender will not do any more. */
 enum { VSK_SHUT_RCV = 1, VSK_SHUT_SEND = 2, VSK_SHUT_BOTH = 3 };
+
+/* Flags of RW on SEQPACKET connections: last part of a message; its sender said MSG_EOR. */
+enum { VSK_MSG_EOM = 1, VSK_MSG_EOR = 2 };
 
 /* A packet header, opened. */
 struct vsk_pkt {
@@ -130,8 +149,9 @@ struct vsk_conn {
 	uint32_t buf_alloc; /* what we grant the guest */
 	uint32_t peer_buf_alloc, peer_fwd_cnt;
 	uint32_t host_port, guest_port;
-	uint32_t peer_cid; /* the host end as the guest addresses it: VSK_CID_HOST */
+	uint32_t peer_cid; /* the other end as the guest addresses it: VSK_CID_HOST or a sibling */
 	uint32_t gen;
+	uint32_t msgs; /* SEQPACKET: the guest's whole messages that the host has not taken */
 	uint16_t type; /* enum vsk_type; of an RST whatever the guest sent */
 	uint8_t state; /* enum vsk_state */
 	uint8_t ctl;   /* control packets to send, bits */
@@ -139,6 +159,7 @@ struct vsk_conn {
 	uint8_t guest_shut, host_shut; /* VSK_SHUT_* that each side has promised */
 	bool readable;                 /* the host socket may have data */
 	bool asked;                    /* CREDIT_REQUEST sent since the guest last gave room */
+	bool rx_mid, tx_mid;           /* SEQPACKET: a message has begun and not ended */
 	bool request_sent, linked, held_by_device, unclaimed;
 };
 
@@ -151,16 +172,18 @@ static inline uint32_t vsk_unread(const struct vsk_conn *c)
 /* The guest's data has ended and all was taken (EV_END was, or is to be, acted on). */
 static inline bool vsk_guest_ended(const struct vsk_conn *c)
 {
-	return (c->guest_shut & VSK_SHUT_SEND) && vsk_unread(c) == 0;
+	return (c->guest_shut & VSK_SHUT_SEND) && vsk_unread(c) == 0 && c->msgs == 0;
 }
 
 struct vsk_config {
-	uint32_t guest_cid;  /* 3 .. 0xfffffffe */
-	uint32_t buf_alloc;  /* granted per connection, 4096 .. VSK_BUF_MAX; 256 KiB is plenty */
-	uint64_t features;   /* driver's features; kept in the record, not interpreted */
+	uint32_t guest_cid; /* 3 .. 0xfffffffe */
+	uint32_t buf_alloc; /* granted per connection, 4096 .. VSK_BUF_MAX; 256 KiB is plenty */
+	uint64_t
+		features; /* driver's features; kept in the record. VSK_F_* decide what is served */
 	uint32_t port_floor; /* first host port to hand out; 0: the lowest. See D7.7 */
 	uint32_t claim_us;   /* 0: VSK_CLAIM_US */
 	uint64_t hash_seed;  /* random: guests choose ports */
+	bool siblings; /* EV_DIAL for other guests' CIDs as well; else they are answered RST */
 };
 
 enum { VSK_LIFE_STEADY, VSK_LIFE_CONNECT, VSK_LIFE_CLOSE, VSK_LIFE_CLAIM, VSK_LIFE_N_ };
@@ -218,9 +241,10 @@ void vsk_set_features(struct vsk *v, uint64_t features);
 
 enum vsk_event {
 	VSK_EV_NONE,
-	VSK_EV_DIAL,      /* new connection: dial conn->host_port, answer with vsk_dialled() */
+	VSK_EV_DIAL,      /* new connection of conn->type: dial conn->host_port of conn->peer_cid,
+			   * answer with vsk_dialled() */
 	VSK_EV_CONNECTED, /* the guest accepted a vsk_connect() */
-	VSK_EV_DATA,      /* deliver ev->len payload bytes of this packet */
+	VSK_EV_DATA,      /* deliver ev->len payload bytes of this packet; see ev->flags */
 	VSK_EV_END,       /* the guest's data has ended and all was taken: shutdown(fd, SHUT_WR) */
 	VSK_EV_DEAF,   /* the guest reads no more: shutdown(fd, SHUT_RD); more may come from it */
 	VSK_EV_CLOSED, /* over, see ev->why; the device finishes and calls vsk_release() */
@@ -245,6 +269,8 @@ struct vsk_ev {
 	enum vsk_event kind;
 	struct vsk_conn *conn;
 	uint32_t len;     /* DATA */
+	uint32_t flags;   /* DATA of SEQPACKET: with VSK_MSG_EOM a message ends with these bytes, of
+			   * which there may be none; VSK_MSG_EOR may go with it */
 	enum vsk_why why; /* CLOSED */
 };
 
@@ -257,7 +283,8 @@ int vsk_from_guest(struct vsk *v, uint64_t now_us, const uint8_t hdr[VSK_HDR_BYT
 /* The answer to EV_DIAL. false refuses: the connection is closed then, release it. */
 void vsk_dialled(struct vsk *v, struct vsk_conn *c, bool ok);
 
-/* The host took n bytes of payload. ev: NONE, END or CLOSED. */
+/* The host took n bytes of payload; of SEQPACKET: the next whole message, which has n bytes.
+ * ev: NONE, END or CLOSED. */
 void vsk_host_took(
 	struct vsk *v, uint64_t now_us, struct vsk_conn *c, uint32_t n, struct vsk_ev *ev);
 
@@ -279,8 +306,17 @@ bool vsk_wants_guest(const struct vsk *v);
 enum vsk_send vsk_to_guest(struct vsk *v, struct vsk_out *out);
 
 /* n bytes were read for the guest: writes their header. What was read for one grant may go out as
- * several packets, with 1 .. out->max bytes in all. */
-void vsk_data(struct vsk *v, struct vsk_conn *c, uint32_t n, uint8_t ret_hdr[VSK_HDR_BYTES]);
+ * several packets, with 1 .. out->max bytes in all.
+ * flags: 0 for streams. SEQPACKET: VSK_MSG_EOM, perhaps with VSK_MSG_EOR, on the last part of each
+ * message and on no other (D6.4); with it n may be 0. */
+void vsk_data(struct vsk *v, struct vsk_conn *c, uint32_t n, uint32_t flags,
+	uint8_t ret_hdr[VSK_HDR_BYTES]);
+
+/* SEQPACKET: the longest message that the guest can take whole (D6.3). */
+static inline uint32_t vsk_message_max(const struct vsk_conn *c)
+{
+	return HF_MIN(c->peer_buf_alloc, VSK_BUF_MAX);
+}
 
 /* The host socket may have data, or its end. Legal in any state but CLOSED. */
 void vsk_host_readable(struct vsk *v, struct vsk_conn *c);
@@ -301,8 +337,14 @@ void vsk_host_reset(struct vsk *v, struct vsk_conn *c);
 
 /* ---- life ---- */
 
-/* A connection host to guest. -ENOBUFS: no free slot. -EADDRNOTAVAIL: no free host port. */
-int vsk_connect(struct vsk *v, uint64_t now_us, uint32_t guest_port, struct vsk_conn **ret_conn);
+/* A connection host to guest. -EPROTONOSUPPORT: the driver does not know the type. -ENOBUFS: no
+ * free slot. -EADDRNOTAVAIL: no free host port. */
+int vsk_connect(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_t guest_port,
+	struct vsk_conn **ret_conn);
+
+/* The same from a sibling's port. -EADDRINUSE: there is such a connection. */
+int vsk_connect_from(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_t peer_cid,
+	uint32_t peer_port, uint32_t guest_port, struct vsk_conn **ret_conn);
 
 /* The device has done with a closed connection; its slot may be used again (gen changes). */
 void vsk_release(struct vsk *v, struct vsk_conn *c);
@@ -346,39 +388,48 @@ void vsk_event_used(struct vsk *v); /* the driver gave the event queue a buffer 
 
 /* ---- save and load: docs/vsock-engine.md has the record ---- */
 
-#define VSK_RECORD_VERSION 1u
+#define VSK_RECORD_VERSION 2u
 #define VSK_RECORD_OLDEST  1u
 #define VSK_SAVE_HEAD_MAX  128u        /* bytes of the record's head */
 #define VSK_SAVE_CONN_MAX  128u        /* and per connection, without bytes in flight */
 #define VSK_SAVE_RST_MAX   32u         /* and per waiting RST */
 #define VSK_FLIGHT_MAX     VSK_BUF_MAX /* bytes in flight per direction and connection */
+#define VSK_END_BYTES      4u          /* an end of a message, little-endian: */
+#define VSK_END_EOR        0x80000000u /* its flag; the rest is the length of the message */
 
-/* A piece of memory that is read, in up to two parts (a ring's). */
+/* Bytes in flight, in up to two parts (a ring's). SEQPACKET: and where messages end, the same way.
+ * What lies behind the last end is a message that has not ended yet; only the guest has such. */
 struct vsk_bytes {
 	const void *p[2];
 	size_t n[2];
+	const void *ends_p[2];
+	size_t ends_n[2]; /* bytes, whole ends in all */
 };
 
 /* Saving copies: the engine is as before. Into `buf`, which the caller made large enough:
- *     vsk_save_size(v) + the bytes in flight of every connection that is kept.
+ *     vsk_save_size(v) + the bytes in flight, and of ends, of every connection that is kept.
  * Begin, then one call per connection of vsk_next(), then end. */
 struct vsk_save {
 	const struct vsk *v;
 	uint8_t *buf;
 	size_t cap, len;
 	uint32_t n;
+	bool messages; /* there are some: a reader of version 1 would not understand */
 	int error;
 };
 
 size_t vsk_save_size(const struct vsk *v);
 void vsk_save_begin(struct vsk_save *s, const struct vsk *v, void *buf, size_t cap);
 
-/* to_host: the device's ring, exactly vsk_unread(c) bytes. to_guest: what was read, or may be
- * peeked, from the host socket and was not sent. keep = false: the guest is sent RST on arrival. */
+/* to_host: the device's ring, exactly vsk_unread(c) bytes and c->msgs ends. to_guest: what was
+ * read, or may be peeked, from the host socket and was not sent; the rest of a message that was
+ * sent in part counts as one. keep = false: the guest is sent RST on arrival; so it must be for a
+ * sibling's connection. */
 void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 	const struct vsk_bytes *to_host, const struct vsk_bytes *to_guest);
 
-/* 0 and the length; -ENOSPC: buf was too small; -EMSGSIZE: more than VSK_FLIGHT_MAX in flight. */
+/* 0 and the length; -ENOSPC: buf was too small; -EMSGSIZE: more than VSK_FLIGHT_MAX bytes or
+ * VSK_MSGS_MAX messages in flight. */
 int vsk_save_end(struct vsk_save *s, size_t *ret_len);
 
 struct vsk_record_info {

@@ -16,7 +16,7 @@ enum {
 };
 
 /* Takes a slot and enters it under its addresses; NULL when none is free. */
-struct vsk_conn *vsk_conn_new(struct vsk *v, uint32_t peer_cid, uint32_t host_port,
+struct vsk_conn *vsk_conn_new(struct vsk *v, uint16_t type, uint32_t peer_cid, uint32_t host_port,
 	uint32_t guest_port, enum vsk_state state);
 
 /* Gives the slot back, whatever it was: for what was never seen by the device. */

@@ -74,6 +74,12 @@ static void guest(struct script *s)
 	p.fwd_cnt = odd & 4 ? number(s) : 0;
 	if (odd > 250)
 		p.src_cid = next(s);
+	if (odd & 16) {
+		p.type = VSK_TYPE_SEQPACKET;
+		p.flags = p.op == VSK_OP_RW ? next(s) : p.flags;
+	}
+	if (odd & 32)
+		p.dst_cid = 6;
 	if (odd > 240)
 		p.type = next(s);
 	if (odd > 245)
@@ -97,7 +103,12 @@ static void to_guest(struct script *s)
 		return;
 	must(out.max >= 1 && out.max <= VSK_PAYLOAD_MAX);
 	if (how < 200) {
-		vsk_data(&v, out.conn, 1 + how % out.max, hdr);
+		bool messages = out.conn->type == VSK_TYPE_SEQPACKET;
+		if (messages && how < 100)
+			vsk_data(&v, out.conn, how % out.max, VSK_MSG_EOM | (how & VSK_MSG_EOR),
+				hdr);
+		else
+			vsk_data(&v, out.conn, 1 + how % out.max, 0, hdr);
 	} else if (how < 220) {
 		vsk_host_idle(&v, out.conn);
 	} else if (how < 240) {
@@ -110,19 +121,35 @@ static void to_guest(struct script *s)
 	}
 }
 
-/* The same again after a save and a load; bytes in flight do not matter here. */
+/* Messages of any lengths that fit; the last one has not ended where it must not have. */
+static struct vsk_bytes flight(uint8_t *ends, uint32_t bytes, uint32_t n_ends, bool part)
+{
+	static const uint8_t zero[BUF];
+	for (uint32_t i = 0; i < n_ends; i++)
+		le32_to(ends + i * VSK_END_BYTES, i == 0 && bytes ? bytes - part : 0);
+	return (struct vsk_bytes){ .p = { zero },
+		.n = { bytes },
+		.ends_p = { ends },
+		.ends_n = { n_ends * VSK_END_BYTES } };
+}
+
+/* The same again after a save and a load; the bytes in flight do not matter here. */
 static void save_and_load(void)
 {
-	static uint8_t buf[SAVE_CAP], zero[BUF];
+	static uint8_t buf[SAVE_CAP], ends[SLOTS][BUF];
 	struct vsk_save s;
 	size_t len;
 	vsk_save_begin(&s, &v, buf, sizeof(buf));
 	for (struct vsk_conn *c = NULL; (c = vsk_next(&v, c));) {
-		struct vsk_bytes h = { .p = { zero }, .n = { vsk_unread(c) } }, t = { 0 };
-		vsk_save_conn(&s, c, true, &h, &t);
+		uint8_t *e = ends[c - slots];
+		if (c->msgs >= BUF / VSK_END_BYTES)
+			return;
+		struct vsk_bytes h = flight(e, vsk_unread(c), c->msgs, c->rx_mid);
+		struct vsk_bytes t = flight(e + c->msgs * VSK_END_BYTES, 0, c->tx_mid, false);
+		vsk_save_conn(&s, c, c->peer_cid == VSK_CID_HOST, &h, &t);
 	}
 	must(vsk_save_end(&s, &len) == 0);
-	must(len <= vsk_save_size(&v) + SLOTS * BUF);
+	must(len <= vsk_save_size(&v) + 2 * SLOTS * BUF);
 	struct vsk_record_info info;
 	must(vsk_record_info(buf, len, &info) == 0);
 	if (info.n_conns > SLOTS)
@@ -141,6 +168,7 @@ static void act(struct script *s)
 {
 	struct vsk_ev ev;
 	struct vsk_conn *c;
+	bool ok;
 	switch (next(s) % 16) {
 	default:
 		guest(s);
@@ -153,14 +181,20 @@ static void act(struct script *s)
 		c = &slots[next(s) % SLOTS];
 		if (c->state != VSK_DIALLING)
 			break;
-		bool ok = next(s) % 4;
+		ok = next(s) % 4;
 		vsk_dialled(&v, c, ok);
 		if (!ok)
 			vsk_release(&v, c);
 		break;
 	case 9:
 		if ((c = pick(s))) {
-			vsk_host_took(&v, now, c, HF_MIN(number(s), vsk_unread(c)), &ev);
+			if (c->type == VSK_TYPE_SEQPACKET && c->msgs == 0)
+				break;
+			/* The last message leaves nothing, unless another one has begun. */
+			uint32_t n = HF_MIN(number(s), vsk_unread(c) - c->rx_mid);
+			if (c->type == VSK_TYPE_SEQPACKET && c->msgs == 1 && !c->rx_mid)
+				n = vsk_unread(c);
+			vsk_host_took(&v, now, c, n, &ev);
 			handle(&ev);
 		}
 		break;
@@ -175,7 +209,12 @@ static void act(struct script *s)
 		}
 		break;
 	case 12:
-		(void)vsk_connect(&v, now, next(s) % 4, &c); /* -ENOBUFS is fine */
+		ok = next(s) & 1;
+		enum vsk_type type = ok ? VSK_TYPE_STREAM : VSK_TYPE_SEQPACKET;
+		if (next(s) & 1) /* -ENOBUFS, -EADDRINUSE are fine */
+			(void)vsk_connect(&v, now, type, next(s) % 4, &c);
+		else
+			(void)vsk_connect_from(&v, now, type, 6, next(s) % 2, next(s) % 4, &c);
 		break;
 	case 13:
 		now += (uint64_t)next(s) * 50000;
@@ -201,7 +240,9 @@ static void act(struct script *s)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct script s = { data, HF_MIN(size, (size_t)1 << 14) };
-	const struct vsk_config cfg = { .guest_cid = 5, .buf_alloc = BUF };
+	const struct vsk_config cfg = {
+		.guest_cid = 5, .buf_alloc = BUF, .features = VSK_F_SEQPACKET, .siblings = true
+	};
 	struct vsk_ev ev;
 	now = 0;
 	must(vsk_init(&v, &cfg, buckets, 2) == 0);

@@ -32,6 +32,10 @@ static void use(struct vsk *v, struct vsk_load *l)
 			sum ^= ((const uint8_t *)h.p[0])[i];
 		for (size_t i = 0; i < t.n[0]; i++)
 			sum ^= ((const uint8_t *)t.p[0])[i];
+		for (size_t i = 0; i < h.ends_n[0] + t.ends_n[0]; i++)
+			sum ^= ((const uint8_t *)(i < h.ends_n[0] ? h.ends_p[0] : t.ends_p[0]))
+				[i < h.ends_n[0] ? i : i - h.ends_n[0]];
+		must(h.ends_n[0] == (size_t)c->msgs * VSK_END_BYTES);
 		(void)sum; /* what counts is that the bytes can be read */
 		if (c->state == VSK_DIALLING)
 			vsk_dialled(v, c, true);
@@ -48,7 +52,7 @@ static void use(struct vsk *v, struct vsk_load *l)
 		if (s == VSK_SEND_NOTHING)
 			break;
 		if (s == VSK_SEND_DATA)
-			vsk_data(v, out.conn, out.max, hdr);
+			vsk_data(v, out.conn, out.max, 0, hdr);
 	}
 	while (vsk_expire(v, VSK_NEVER - 1, &ev))
 		vsk_release(v, ev.conn);

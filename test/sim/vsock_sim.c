@@ -5,7 +5,8 @@
  * The world is deterministic: one seed decides who acts next and how much. Guest and host
  * applications follow a script per connection: so many bytes each way, then a half-close or a
  * close. Every byte has a value that its place foretells, so both ends check what they read, in
- * order.
+ * order. A SEQPACKET connection carries so many messages instead, whose lengths are foretold as
+ * well, empty ones among them: both ends check where each ends.
  *
  * The guest checks what Linux relies on: credit is never exceeded, nothing comes after the end, no
  * RST answers an RST. A world is over when nobody has anything left to do; then everything that
@@ -27,14 +28,22 @@
 #define TX_QUEUE    256
 #define TX_DATA_MAX 16 /* data packets only go in while the queue is shorter than this */
 #define HOST_QUEUE  4096u
+#define HELD_MAX    (1u << 18) /* bytes for the guest that the device holds after a load */
+#define ENDS_MAX    (1u << 10) /* bytes of ends of messages, either way */
+#define MSGS_MAX    30
 #define STEPS_MAX   400000
 
 enum close_mode { HALF_THEN_CLOSE, CLOSE_AT_ONCE, CLOSE_MODES };
 
 struct script {
-	bool host_opens, refused;
-	uint32_t guest_bytes, host_bytes, guest_buf;
+	bool host_opens, refused, messages;
+	uint32_t guest_bytes, host_bytes, guest_buf; /* with messages: their number */
 	enum close_mode guest_close, host_close;
+};
+
+/* A place in the messages of one direction. */
+struct place {
+	uint32_t msg, off;
 };
 
 /* The guest's socket, as far as af_vsock and virtio_transport_common go. */
@@ -44,6 +53,8 @@ struct gsock {
 	enum gstate state;
 	uint32_t port, host_port;
 	uint64_t tx, rx, read; /* bytes sent, received, read by the application */
+	struct place tx_at, rx_at;
+	uint32_t read_msg;
 	uint32_t peer_fwd, peer_buf, last_fwd, buf;
 	uint8_t shut, peer_shut;
 	bool in_table, ended, reset;
@@ -53,7 +64,8 @@ struct hsock {
 	bool open, peer_ended, shut, closed, done;
 	uint32_t queued; /* written by the application, not read by the device */
 	uint64_t wrote, got;
-	uint32_t room; /* what it takes from the device now */
+	uint32_t wrote_msg, read_msg, got_msg; /* read: by the device */
+	uint32_t room;                         /* what it takes from the device now */
 };
 
 /* The device's slot. */
@@ -61,7 +73,9 @@ struct dconn {
 	struct vsk_conn c;
 	int flow;
 	struct hf_ring ring;     /* to the host */
-	struct hf_ring to_guest; /* after a load only */
+	struct hf_ring to_guest; /* after a load, and the rest of a message */
+	struct hf_ring ends, guest_ends;
+	uint32_t part; /* of the guest's message that has not ended */
 };
 
 struct txpkt {
@@ -118,6 +132,51 @@ static uint8_t byte_at(int flow, bool from_host, uint64_t off)
 	return (uint8_t)(off * 31 + off / 256 * 7 + (uint64_t)flow * 101 + (from_host ? 57 : 0));
 }
 
+/* Lengths of messages; both ends' buffers hold each (D6.3). */
+static uint32_t msg_len(const struct world *w, int flow, bool from_host, uint32_t msg)
+{
+	uint32_t max = HF_MIN(w->script[flow].guest_buf, w->buf_alloc);
+	uint32_t h =
+		(msg * 2654435761u) ^ ((uint32_t)flow * 40503u) ^ (from_host ? 0x5bd1e995u : 0);
+	h ^= h >> 15;
+	static const uint32_t kinds[] = { 0, 100, 3000, UINT32_MAX };
+	return h / 4 % (HF_MIN(max, kinds[h % 4]) + 1);
+}
+
+static uint32_t msg_flags(uint32_t msg)
+{
+	return VSK_MSG_EOM | (msg % 3 ? 0 : VSK_MSG_EOR);
+}
+
+static void put_end(struct hf_ring *r, uint32_t len, bool eor)
+{
+	uint8_t b[VSK_END_BYTES];
+	le32_to(b, len | (eor ? VSK_END_EOR : 0));
+	if (!r->buf)
+		hf_ring_init(r, malloc(ENDS_MAX), ENDS_MAX);
+	assert_int_equal(hf_ring_put(r, b, sizeof(b)), sizeof(b));
+}
+
+/* The first end, which is left there. */
+static uint32_t first_end(const struct hf_ring *r)
+{
+	struct hf_ring copy = *r;
+	uint8_t b[VSK_END_BYTES];
+	assert_int_equal(hf_ring_get(&copy, b, sizeof(b)), sizeof(b));
+	return le32_at(b);
+}
+
+static void free_ring(struct hf_ring *r)
+{
+	free(r->buf);
+	hf_ring_init(r, NULL, 0);
+}
+
+static uint16_t type_of(const struct world *w, int flow)
+{
+	return w->script[flow].messages ? VSK_TYPE_SEQPACKET : VSK_TYPE_STREAM;
+}
+
 static void trace(struct world *w, char dir, const uint8_t *hdr)
 {
 	w->packets++;
@@ -133,7 +192,7 @@ static void guest_sends(struct world *w, int flow, uint16_t op, uint32_t len, ui
 	struct gsock *g = &w->g[flow];
 	CHECK(w, w->tx_tail - w->tx_head < TX_QUEUE);
 	struct txpkt *t = &w->tx[w->tx_tail++ % TX_QUEUE];
-	const struct vsk_pkt p = { CID, VSK_CID_HOST, g->port, g->host_port, len, VSK_TYPE_STREAM,
+	const struct vsk_pkt p = { CID, VSK_CID_HOST, g->port, g->host_port, len, type_of(w, flow),
 		op, flags, g->buf, (uint32_t)(g->read + w->start[flow]) };
 	vsk_pkt_encode(&p, t->hdr);
 	t->flow = flow;
@@ -182,24 +241,66 @@ static void guest_close(struct world *w, int flow)
 	guest_gone(w, flow);
 }
 
+/* virtio_transport_seqpacket_enqueue: as much of the message as there is credit for. */
+static void guest_sends_message(struct world *w, int flow)
+{
+	struct gsock *g = &w->g[flow];
+	uint32_t len = msg_len(w, flow, false, g->tx_at.msg), left = len - g->tx_at.off;
+	uint32_t n = HF_MIN(HF_MIN(guest_room(w, flow), left), 65536u);
+	n = rnd(w, 3) ? n : HF_MIN(n, 1 + rnd(w, 300));
+	if (left && !n)
+		return;
+	guest_sends(w, flow, VSK_OP_RW, n, n == left ? msg_flags(g->tx_at.msg) : 0);
+	g->tx += n;
+	g->tx_at.off += n;
+	if (n == left)
+		g->tx_at = (struct place){ g->tx_at.msg + 1, 0 };
+}
+
+static bool guest_has_more(const struct world *w, int flow)
+{
+	const struct gsock *g = &w->g[flow];
+	const struct script *s = &w->script[flow];
+	return s->messages ? g->tx_at.msg < s->guest_bytes : g->tx < s->guest_bytes;
+}
+
+/* What the application can read now: a part of the stream, or the next whole message. */
+static bool guest_reads(struct world *w, int flow)
+{
+	struct gsock *g = &w->g[flow];
+	uint32_t unread = (uint32_t)(g->rx - g->read);
+	if (w->script[flow].messages) {
+		if (g->read_msg == g->rx_at.msg || !rnd(w, 2))
+			return false;
+		g->read += msg_len(w, flow, true, g->read_msg++);
+		return true;
+	}
+	if (!unread || !rnd(w, 2))
+		return false;
+	g->read += 1 + rnd(w, unread);
+	return true;
+}
+
 static void guest_app(struct world *w, int flow)
 {
 	struct gsock *g = &w->g[flow];
 	const struct script *s = &w->script[flow];
 	if (g->state != G_OPEN || w->tx_tail - w->tx_head >= TX_DATA_MAX)
 		return;
-	uint64_t unread = g->rx - g->read;
-	if (unread && rnd(w, 2)) {
-		g->read += 1 + rnd(w, (uint32_t)unread);
+	if (guest_reads(w, flow)) {
 		uint32_t fwd = (uint32_t)(g->read + w->start[flow]);
 		if (g->in_table && fwd - g->last_fwd && g->buf - (fwd - g->last_fwd) < 65536 &&
 			!(g->peer_shut & VSK_SHUT_SEND))
 			guest_sends(w, flow, VSK_OP_CREDIT_UPDATE, 0, 0);
 		return;
 	}
-	if (unread == 0 && (g->peer_shut & VSK_SHUT_SEND))
+	if (g->rx == g->read && g->read_msg == g->rx_at.msg && (g->peer_shut & VSK_SHUT_SEND))
 		g->ended = true;
-	if (g->tx < s->guest_bytes && !(g->peer_shut & VSK_SHUT_RCV) && !g->shut) {
+	if (guest_has_more(w, flow) && !(g->peer_shut & VSK_SHUT_RCV) && !g->shut) {
+		if (s->messages) {
+			guest_sends_message(w, flow);
+			return;
+		}
 		uint32_t n = HF_MIN(guest_room(w, flow), (uint32_t)(s->guest_bytes - g->tx));
 		n = HF_MIN(n, 1 + rnd(w, rnd(w, 3) ? 300 : 65536));
 		if (n) {
@@ -228,6 +329,23 @@ static void guest_shutdown(struct world *w, int flow, uint32_t flags)
 	}
 }
 
+/* D6.1, D6.2, D6.4: a packet has bytes of one message; flags stand on its last one only. */
+static void guest_receives_part(struct world *w, int flow, const struct vsk_pkt *p)
+{
+	struct place *at = &w->g[flow].rx_at;
+	if (!w->script[flow].messages) {
+		CHECK(w, p->flags == 0 && p->len);
+		return;
+	}
+	uint32_t len = msg_len(w, flow, true, at->msg);
+	at->off += p->len;
+	CHECK(w, at->off <= len && (p->len || p->flags));
+	CHECK(w, p->flags == 0 || at->off == len);
+	CHECK(w, p->flags == 0 || p->flags == msg_flags(at->msg));
+	if (p->flags)
+		*at = (struct place){ at->msg + 1, 0 };
+}
+
 static void guest_receives_open(
 	struct world *w, int flow, const struct vsk_pkt *p, const uint8_t *data)
 {
@@ -239,6 +357,7 @@ static void guest_receives_open(
 			CHECK(w, data[i] == byte_at(flow, true, g->rx + i));
 		g->rx += p->len;
 		CHECK(w, g->rx - g->read <= g->buf); /* D4.2 */
+		guest_receives_part(w, flow, p);
 		break;
 	case VSK_OP_CREDIT_REQUEST:
 		guest_sends(w, flow, VSK_OP_CREDIT_UPDATE, 0, 0);
@@ -262,9 +381,9 @@ static void guest_receives(struct world *w, const struct rxpkt *r)
 {
 	struct vsk_pkt p;
 	vsk_pkt_decode(r->hdr, &p);
-	CHECK(w, p.dst_cid == CID && p.src_cid == VSK_CID_HOST && p.type == VSK_TYPE_STREAM);
 	int flow = (int)p.dst_port - 100;
 	CHECK(w, flow >= 0 && flow < w->n_flows);
+	CHECK(w, p.dst_cid == CID && p.src_cid == VSK_CID_HOST && p.type == type_of(w, flow));
 	struct gsock *g = &w->g[flow];
 	if (p.op == VSK_OP_REQUEST) {
 		if (w->script[flow].refused || g->state != G_NONE) {
@@ -323,17 +442,41 @@ static void host_receives(struct world *w, int flow, struct hf_ring *ring, uint3
 	}
 }
 
+/* The next message, whole; returns its length. */
+static uint32_t host_receives_message(struct world *w, struct dconn *d)
+{
+	struct hsock *h = &w->h[d->flow];
+	uint32_t end = first_end(&d->ends), len = end & ~VSK_END_EOR;
+	CHECK(w, len == msg_len(w, d->flow, false, h->got_msg));
+	CHECK(w, (end & VSK_END_EOR) == (msg_flags(h->got_msg) & VSK_MSG_EOR ? VSK_END_EOR : 0));
+	host_receives(w, d->flow, &d->ring, len);
+	hf_ring_consumed(&d->ends, VSK_END_BYTES);
+	h->got_msg++;
+	return len;
+}
+
+static void drop_to_host(struct dconn *d)
+{
+	hf_ring_consumed(&d->ring, hf_ring_len(&d->ring));
+	hf_ring_consumed(&d->ends, hf_ring_len(&d->ends));
+	d->part = 0;
+}
+
 static void dev_end(struct world *w, struct dconn *d)
 {
 	struct hsock *h = &w->h[d->flow];
-	host_receives(w, d->flow, &d->ring, (uint32_t)hf_ring_len(&d->ring));
+	while (hf_ring_len(&d->ends))
+		(void)host_receives_message(w, d);
+	if (!w->script[d->flow].messages) /* else: what has not ended is void */
+		host_receives(w, d->flow, &d->ring, (uint32_t)hf_ring_len(&d->ring));
 	h->peer_ended = true;
 	h->open = false;
 	w->d[d->flow] = NULL;
-	free(d->ring.buf);
-	free(d->to_guest.buf);
-	hf_ring_init(&d->ring, NULL, 0);
-	hf_ring_init(&d->to_guest, NULL, 0);
+	free_ring(&d->ring);
+	free_ring(&d->to_guest);
+	free_ring(&d->ends);
+	free_ring(&d->guest_ends);
+	d->part = 0;
 	vsk_release(&w->v, &d->c);
 }
 
@@ -378,7 +521,24 @@ static void dev_flush(struct world *w, struct dconn *d)
 	struct hsock *h = &w->h[d->flow];
 	struct vsk_ev ev;
 	uint32_t n = HF_MIN((uint32_t)hf_ring_len(&d->ring), h->room);
-	if (d->c.state != VSK_OPEN || n == 0)
+	if (d->c.state != VSK_OPEN)
+		return;
+	if (h->closed && hf_ring_len(&d->ring) + hf_ring_len(&d->ends)) { /* EPIPE */
+		drop_to_host(d);
+		vsk_host_shutdown(&w->v, w->now, &d->c, VSK_SHUT_RCV, &ev);
+		dev_event(w, &ev);
+		return;
+	}
+	if (h->room == 0)
+		return;
+	if (hf_ring_len(&d->ends)) {
+		n = host_receives_message(w, d);
+		h->room -= HF_MIN(n, h->room);
+		vsk_host_took(&w->v, w->now, &d->c, n, &ev);
+		dev_event(w, &ev);
+		return;
+	}
+	if (w->script[d->flow].messages || n == 0)
 		return;
 	host_receives(w, d->flow, &d->ring, n);
 	h->room -= n;
@@ -409,6 +569,11 @@ static void dev_tx(struct world *w)
 		CHECK(w, hf_ring_put(&d->ring, &b, 1) == 1); /* the engine keeps to buf_alloc */
 	}
 	CHECK(w, hf_ring_len(&d->ring) == vsk_unread(&d->c));
+	d->part += ev.len;
+	if (ev.flags & VSK_MSG_EOM) {
+		put_end(&d->ends, d->part, ev.flags & VSK_MSG_EOR);
+		d->part = 0;
+	}
 	if (rnd(w, 2))
 		dev_flush(w, d);
 }
@@ -423,7 +588,7 @@ static void dev_host_end(struct world *w, struct dconn *d)
 		return;
 	}
 	if (h->closed) {
-		hf_ring_consumed(&d->ring, hf_ring_len(&d->ring));
+		drop_to_host(d);
 		h->done = true;
 	}
 	vsk_host_shutdown(&w->v, w->now, &d->c, h->closed ? VSK_SHUT_BOTH : VSK_SHUT_SEND, &ev);
@@ -441,6 +606,45 @@ static uint32_t dev_read(struct world *w, struct dconn *d, uint8_t *to, uint32_t
 	return n + m;
 }
 
+/* Reads one message of the host into to_guest; false: there is none. */
+static bool dev_read_message(
+	struct world *w, struct dconn *d, struct hf_ring *to, struct hf_ring *ends)
+{
+	struct hsock *h = &w->h[d->flow];
+	if (h->read_msg == h->wrote_msg)
+		return false;
+	uint32_t len = msg_len(w, d->flow, true, h->read_msg);
+	if (!to->buf)
+		hf_ring_init(to, malloc(HELD_MAX), HELD_MAX);
+	for (uint32_t i = 0; i < len; i++) {
+		uint8_t b = byte_at(d->flow, true, h->wrote - h->queued + i);
+		CHECK(w, hf_ring_put(to, &b, 1) == 1);
+	}
+	put_end(ends, len, msg_flags(h->read_msg) & VSK_MSG_EOR);
+	h->queued -= len;
+	h->read_msg++;
+	return true;
+}
+
+/* The next part of a message for the guest; false: there is none. */
+static bool dev_send_part(struct world *w, struct dconn *d, uint32_t max, struct rxpkt *r)
+{
+	if (!hf_ring_len(&d->guest_ends) && !dev_read_message(w, d, &d->to_guest, &d->guest_ends))
+		return false;
+	uint32_t end = first_end(&d->guest_ends), left = end & ~VSK_END_EOR;
+	uint32_t n = HF_MIN(left, max), flags = 0;
+	CHECK(w, hf_ring_get(&d->to_guest, r->data, n) == n);
+	if (n == left) {
+		flags = VSK_MSG_EOM | (end & VSK_END_EOR ? VSK_MSG_EOR : 0);
+		hf_ring_consumed(&d->guest_ends, VSK_END_BYTES);
+	} else { /* the rest is a shorter message */
+		uint32_t at = d->guest_ends.head & (ENDS_MAX - 1);
+		le32_to(d->guest_ends.buf + at, end - n);
+	}
+	vsk_data(&w->v, &d->c, n, flags, r->hdr);
+	return true;
+}
+
 /* Fills one rx buffer, if there is a packet for it. */
 static void dev_rx(struct world *w)
 {
@@ -454,12 +658,15 @@ static void dev_rx(struct world *w)
 			return;
 		if (s == VSK_SEND_DATA) {
 			struct dconn *d = (struct dconn *)out.conn;
-			uint32_t n = dev_read(w, d, r->data, HF_MIN(out.max, RX_PAYLOAD));
-			if (n == 0) {
+			uint32_t max = HF_MIN(out.max, RX_PAYLOAD);
+			bool messages = w->script[d->flow].messages;
+			uint32_t n = messages ? 0 : dev_read(w, d, r->data, max);
+			if (n) {
+				vsk_data(&w->v, &d->c, n, 0, r->hdr);
+			} else if (!messages || !dev_send_part(w, d, max, r)) {
 				dev_host_end(w, d);
 				continue;
 			}
-			vsk_data(&w->v, &d->c, n, r->hdr);
 		} else {
 			memcpy(r->hdr, out.hdr, sizeof(out.hdr));
 		}
@@ -493,7 +700,13 @@ static void host_app(struct world *w, int flow)
 	if (h->room < HOST_QUEUE && rnd(w, 2))
 		h->room += rnd(w, HOST_QUEUE - h->room + 1);
 	bool deaf = d->c.guest_shut & VSK_SHUT_RCV;
-	if (h->wrote < s->host_bytes && !deaf && !h->shut) {
+	if (s->messages && h->wrote_msg < s->host_bytes && !deaf && !h->shut) {
+		if (h->queued < HOST_QUEUE) {
+			uint32_t n = msg_len(w, flow, true, h->wrote_msg++);
+			h->wrote += n;
+			h->queued += n;
+		}
+	} else if (!s->messages && h->wrote < s->host_bytes && !deaf && !h->shut) {
 		uint32_t full = h->queued + (uint32_t)hf_ring_len(&d->to_guest);
 		uint32_t n = full < HOST_QUEUE ? HOST_QUEUE - full : 0;
 		n = HF_MIN(n, 1 + rnd(w, 2000));
@@ -508,7 +721,7 @@ static void host_app(struct world *w, int flow)
 	if (deaf && h->closed && !h->done) { /* hung up, and nothing will be read */
 		struct vsk_ev ev;
 		h->done = true;
-		hf_ring_consumed(&d->ring, hf_ring_len(&d->ring));
+		drop_to_host(d);
 		vsk_host_shutdown(&w->v, w->now, &d->c, VSK_SHUT_BOTH, &ev);
 		dev_event(w, &ev);
 		return;
@@ -520,44 +733,63 @@ static void host_app(struct world *w, int flow)
 
 /* ---- save and load ---- */
 
-static struct vsk_bytes bytes_of(const struct hf_ring *r)
+static struct vsk_bytes bytes_of(const struct hf_ring *r, const struct hf_ring *ends)
 {
-	struct iovec iov[2] = { 0 };
+	struct iovec iov[2] = { 0 }, e[2] = { 0 };
 	hf_ring_read_iov(r, iov);
+	hf_ring_read_iov(ends, e);
 	return (struct vsk_bytes){ .p = { iov[0].iov_base, iov[1].iov_base },
-		.n = { iov[0].iov_len, iov[1].iov_len } };
+		.n = { iov[0].iov_len, iov[1].iov_len },
+		.ends_p = { e[0].iov_base, e[1].iov_base },
+		.ends_n = { e[0].iov_len, e[1].iov_len } };
 }
 
-static void fill_ring(struct hf_ring *r, size_t cap, const struct vsk_bytes *b)
+static void fill_rings(
+	struct hf_ring *r, size_t cap, struct hf_ring *ends, const struct vsk_bytes *b)
 {
 	hf_ring_init(r, malloc(cap), cap);
-	if (hf_ring_put(r, b->p[0], b->n[0]) != b->n[0])
+	hf_ring_init(ends, malloc(ENDS_MAX), ENDS_MAX);
+	if (hf_ring_put(r, b->p[0], b->n[0]) != b->n[0] ||
+		hf_ring_put(ends, b->ends_p[0], b->ends_n[0]) != b->ends_n[0])
 		abort();
+}
+
+/* What the host wrote and the device peeks at, a part of it, behind what the device holds. */
+static void peek(struct world *w, struct dconn *d, struct hf_ring *to, struct hf_ring *ends)
+{
+	struct hsock *h = &w->h[d->flow];
+	hf_ring_init(to, malloc(HELD_MAX), HELD_MAX);
+	hf_ring_init(ends, malloc(ENDS_MAX), ENDS_MAX);
+	if (d->c.state != VSK_OPEN || (d->c.host_shut & VSK_SHUT_SEND))
+		return;
+	static uint8_t tmp[HELD_MAX];
+	hf_ring_put(to, tmp, hf_ring_get(&d->to_guest, tmp, sizeof(tmp)));
+	hf_ring_put(ends, tmp, hf_ring_get(&d->guest_ends, tmp, sizeof(tmp)));
+	uint32_t n = h->queued * (w->step % 3) / 2;
+	if (w->script[d->flow].messages) {
+		for (uint64_t k = w->step % 3; k && hf_ring_len(to) < HELD_MAX / 2; k--)
+			(void)dev_read_message(w, d, to, ends);
+		return;
+	}
+	hf_ring_put(to, tmp, dev_read(w, d, tmp, n));
 }
 
 /* Saves, with a part of what the host wrote peeked, and carries on with what was loaded. */
 static void save_and_load(struct world *w)
 {
-	static uint8_t buf[1 << 20];
-	size_t cap = vsk_save_size(&w->v) + SLOTS * (w->buf_alloc + 2 * HOST_QUEUE), len;
+	static uint8_t buf[1 << 22];
+	size_t cap = vsk_save_size(&w->v) + SLOTS * (w->buf_alloc + HELD_MAX + 2 * ENDS_MAX), len;
 	CHECK(w, cap <= sizeof(buf));
-	struct hf_ring peeked[FLOWS];
+	struct hf_ring peeked[FLOWS], peeked_ends[FLOWS];
 	struct vsk_save s;
 	bool readable[FLOWS] = { 0 };
 	vsk_save_begin(&s, &w->v, buf, cap);
 	for (struct vsk_conn *c = NULL; (c = vsk_next(&w->v, c));) {
 		struct dconn *d = (struct dconn *)c;
-		struct hsock *h = &w->h[d->flow];
-		struct hf_ring *p = &peeked[d->flow];
-		hf_ring_init(p, malloc(2 * HOST_QUEUE), 2 * HOST_QUEUE);
-		uint8_t tmp[2 * HOST_QUEUE];
-		uint32_t n = (uint32_t)hf_ring_len(&d->to_guest) + h->queued * (w->step % 3) / 2;
-		n = HF_MIN(n, (uint32_t)sizeof(tmp));
-		if (c->state != VSK_OPEN || (c->host_shut & VSK_SHUT_SEND))
-			n = 0;
-		hf_ring_put(p, tmp, dev_read(w, d, tmp, n));
+		peek(w, d, &peeked[d->flow], &peeked_ends[d->flow]);
 		readable[d->flow] = c->readable;
-		struct vsk_bytes to_host = bytes_of(&d->ring), to_guest = bytes_of(p);
+		struct vsk_bytes to_host = bytes_of(&d->ring, &d->ends);
+		struct vsk_bytes to_guest = bytes_of(&peeked[d->flow], &peeked_ends[d->flow]);
 		vsk_save_conn(&s, c, true, &to_host, &to_guest);
 	}
 	CHECK(w, vsk_save_end(&s, &len) == 0);
@@ -581,15 +813,20 @@ static void save_and_load(struct world *w)
 				break;
 		}
 		CHECK(w, d->flow < w->n_flows);
-		free(w->d[d->flow]->ring.buf);
-		free(w->d[d->flow]->to_guest.buf);
+		struct dconn *o = w->d[d->flow];
+		d->part = o->part;
+		free_ring(&o->ring);
+		free_ring(&o->to_guest);
+		free_ring(&o->ends);
+		free_ring(&o->guest_ends);
 		w->d[d->flow] = d;
-		fill_ring(&d->ring, w->buf_alloc, &h);
-		fill_ring(&d->to_guest, 2 * HOST_QUEUE, &t);
-		free(peeked[d->flow].buf);
+		fill_rings(&d->ring, w->buf_alloc, &d->ends, &h);
+		fill_rings(&d->to_guest, HELD_MAX, &d->guest_ends, &t);
+		free_ring(&peeked[d->flow]);
+		free_ring(&peeked_ends[d->flow]);
 		if (c->unclaimed)
 			CHECK(w, vsk_claim(&w->v, w->now, c) == 0);
-		if (readable[d->flow] || t.n[0])
+		if (readable[d->flow] || t.n[0] || t.ends_n[0])
 			vsk_host_readable(&w->v, c);
 	}
 	int live = 0;
@@ -608,7 +845,9 @@ static void world_init(struct world *w, uint64_t seed, int n_flows)
 	};
 	w->buf_alloc = 4096u << rnd(w, 5);
 	w->trace = 0xcbf29ce484222325u;
-	const struct vsk_config cfg = { .guest_cid = CID, .buf_alloc = w->buf_alloc };
+	const struct vsk_config cfg = {
+		.guest_cid = CID, .buf_alloc = w->buf_alloc, .features = VSK_F_SEQPACKET
+	};
 	assert_int_equal(vsk_init(&w->v, &cfg, w->buckets, 8), 0);
 	w->slots = calloc(SLOTS, sizeof(*w->slots));
 	vsk_give_slots(&w->v, w->slots, SLOTS, sizeof(*w->slots));
@@ -629,6 +868,11 @@ static void world_init(struct world *w, uint64_t seed, int n_flows)
 			w->script[i].guest_bytes /= 100;
 			w->script[i].host_bytes /= 100;
 		}
+		w->script[i].messages = rnd(w, 2);
+		if (w->script[i].messages) {
+			w->script[i].guest_bytes = rnd(w, MSGS_MAX + 1);
+			w->script[i].host_bytes = rnd(w, MSGS_MAX + 1);
+		}
 	}
 }
 
@@ -639,7 +883,8 @@ static void open_flow(struct world *w, int flow)
 		struct vsk_conn *c;
 		if (w->v.n_free == 0)
 			return;
-		CHECK(w, vsk_connect(&w->v, w->now, 100 + (uint32_t)flow, &c) == 0);
+		CHECK(w, vsk_connect(&w->v, w->now, type_of(w, flow), 100 + (uint32_t)flow, &c) ==
+				 0);
 		w->d[flow] = (struct dconn *)c;
 		w->d[flow]->flow = flow;
 	} else {
@@ -723,12 +968,12 @@ static void check_promises(struct world *w)
 		}
 		CHECK(w, h->peer_ended);
 		if (s->host_close == HALF_THEN_CLOSE) {
-			CHECK(w, g->tx == s->guest_bytes);
-			CHECK(w, h->got == s->guest_bytes);
+			CHECK(w, !guest_has_more(w, i));
+			CHECK(w, h->got == g->tx && h->got_msg == g->tx_at.msg);
 		}
 		if (s->guest_close == HALF_THEN_CLOSE) {
-			CHECK(w, h->wrote == s->host_bytes);
-			CHECK(w, g->rx == s->host_bytes);
+			CHECK(w, (s->messages ? h->wrote_msg : h->wrote) == s->host_bytes);
+			CHECK(w, g->rx == h->wrote && g->rx_at.msg == h->wrote_msg);
 		}
 	}
 }

@@ -11,7 +11,7 @@
 #define GPORT 4000u
 #define HPORT 1024u
 #define BUF   8192u
-#define SLOTS 8
+#define SLOTS 10
 
 struct rig {
 	struct vsk v;
@@ -27,7 +27,9 @@ struct rig {
 static inline void rig_init(struct rig *g)
 {
 	*g = (struct rig){ .now = 1000 };
-	const struct vsk_config cfg = { .guest_cid = CID, .buf_alloc = BUF, .hash_seed = 1 };
+	const struct vsk_config cfg = {
+		.guest_cid = CID, .buf_alloc = BUF, .hash_seed = 1, .siblings = true
+	};
 	assert_int_equal(vsk_init(&g->v, &cfg, g->buckets, 4), 0);
 	vsk_give_slots(&g->v, g->slots, SLOTS, sizeof(g->slots[0]));
 	g->p = (struct vsk_pkt){ .src_cid = CID,
@@ -91,10 +93,25 @@ static inline void host_sends(struct rig *g, struct vsk_conn *c, uint32_t n)
 	assert_int_equal(next(g), VSK_SEND_DATA);
 	assert_ptr_equal(g->out.conn, c);
 	assert_true(n <= g->out.max);
-	vsk_data(&g->v, c, n, g->out.hdr);
+	vsk_data(&g->v, c, n, 0, g->out.hdr);
 	vsk_pkt_decode(g->out.hdr, &g->sent);
 	assert_int_equal(g->sent.op, VSK_OP_RW);
 	assert_int_equal(g->sent.len, n);
+}
+
+/* The host sends n bytes as a message or a part of one, with what the engine grants. */
+static inline void host_sends_part(
+	struct rig *g, struct vsk_conn *c, uint32_t n, uint32_t flags, uint32_t room)
+{
+	assert_int_equal(next(g), VSK_SEND_DATA);
+	assert_ptr_equal(g->out.conn, c);
+	assert_int_equal(g->out.max, room);
+	vsk_data(&g->v, c, n, flags, g->out.hdr);
+	vsk_pkt_decode(g->out.hdr, &g->sent);
+	assert_int_equal(g->sent.op, VSK_OP_RW);
+	assert_int_equal(g->sent.type, VSK_TYPE_SEQPACKET);
+	assert_int_equal(g->sent.len, n);
+	assert_int_equal(g->sent.flags, flags);
 }
 
 static inline void took(struct rig *g, struct vsk_conn *c, uint32_t n)

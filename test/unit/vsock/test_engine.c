@@ -68,11 +68,260 @@ static void test_other_types_and_other_guests_get_rst(void **state)
 	expect_op(&g, VSK_OP_RST);
 	assert_int_equal(g.sent.type, 3);
 	g.p.type = VSK_TYPE_STREAM;
+	static const uint32_t nobody[] = { 0, 1, CID, UINT32_MAX }; /* D1.3, and itself */
+	for (size_t i = 0; i < HF_ARRAY_SIZE(nobody); i++) {
+		g.p.dst_cid = nobody[i];
+		guest(&g, VSK_OP_REQUEST, 0, 0);
+		expect_op(&g, VSK_OP_RST);
+		assert_int_equal(g.sent.src_cid, nobody[i]);
+	}
+	g.v.cfg.siblings = false;
 	g.p.dst_cid = 6; /* D1.4 */
 	guest(&g, VSK_OP_REQUEST, 0, 0);
 	expect_op(&g, VSK_OP_RST);
 	assert_int_equal(g.sent.src_cid, 6);
 	assert_int_equal(g.v.n_free, SLOTS);
+}
+
+/* D1.6, D1.7, D1.8: which types a driver may use with which features. */
+static void test_features_decide_the_types(void **state)
+{
+	(void)state;
+	static const struct {
+		uint64_t features;
+		bool stream, seqpacket;
+	} cases[] = {
+		{ 0, true, false },
+		{ VSK_F_STREAM, true, false },
+		{ VSK_F_SEQPACKET, true, true },
+		{ VSK_F_NO_IMPLIED_STREAM, false, false },
+		{ VSK_F_NO_IMPLIED_STREAM | VSK_F_SEQPACKET, false, true },
+		{ VSK_F_NO_IMPLIED_STREAM | VSK_F_SEQPACKET | VSK_F_STREAM, true, true },
+	};
+	for (size_t i = 0; i < HF_ARRAY_SIZE(cases); i++)
+		for (uint16_t type = VSK_TYPE_STREAM; type <= VSK_TYPE_SEQPACKET; type++) {
+			struct rig g;
+			struct vsk_conn *c;
+			rig_init(&g);
+			vsk_set_features(&g.v, cases[i].features);
+			bool served =
+				type == VSK_TYPE_STREAM ? cases[i].stream : cases[i].seqpacket;
+			g.p.type = type;
+			guest(&g, VSK_OP_REQUEST, 0, 0);
+			assert_int_equal(g.ev.kind, served ? VSK_EV_DIAL : VSK_EV_NONE);
+			assert_int_equal(vsk_connect(&g.v, 0, type, GPORT, &c),
+				served ? 0 : -EPROTONOSUPPORT);
+			if (!served)
+				continue;
+			assert_int_equal(g.ev.conn->type, type);
+			expect_op(&g, VSK_OP_REQUEST);
+			assert_int_equal(g.sent.type, type);
+		}
+}
+
+/* ---- messages ---- */
+
+static struct vsk_conn *message_rig(struct rig *g)
+{
+	rig_init(g);
+	vsk_set_features(&g->v, VSK_F_SEQPACKET);
+	g->p.type = VSK_TYPE_SEQPACKET;
+	return guest_opens(g);
+}
+
+static void guest_part(struct rig *g, uint32_t len, uint32_t flags, uint32_t flags_seen)
+{
+	assert_int_equal(guest(g, VSK_OP_RW, len, flags), 0);
+	assert_int_equal(g->ev.kind, VSK_EV_DATA);
+	assert_int_equal(g->ev.len, len);
+	assert_int_equal(g->ev.flags, flags_seen);
+}
+
+/* D6.1, D6.2: each end is told, that of an empty message too; the guest's end comes after all. */
+static void test_messages_of_the_guest(void **state)
+{
+	(void)state;
+	struct rig g;
+	struct vsk_conn *c = message_rig(&g);
+	guest_part(&g, 100, VSK_MSG_EOM, VSK_MSG_EOM);
+	guest_part(&g, 50, 0, 0);
+	guest_part(&g, 0, VSK_MSG_EOM | VSK_MSG_EOR | 4, VSK_MSG_EOM | VSK_MSG_EOR);
+	guest_part(&g, 0, VSK_MSG_EOM, VSK_MSG_EOM);
+	assert_int_equal(guest(&g, VSK_OP_RW, 0, 0), 0); /* says nothing */
+	assert_int_equal(g.ev.kind, VSK_EV_NONE);
+	guest(&g, VSK_OP_SHUTDOWN, 0, VSK_SHUT_SEND);
+	assert_int_equal(g.ev.kind, VSK_EV_NONE);
+	took(&g, c, 100);
+	took(&g, c, 50);
+	assert_int_equal(c->fwd_cnt, 150);
+	assert_int_equal(g.ev.kind, VSK_EV_NONE); /* the empty one waits */
+	took(&g, c, 0);
+	assert_int_equal(g.ev.kind, VSK_EV_END);
+}
+
+static void test_streams_know_no_messages(void **state)
+{
+	(void)state;
+	struct rig g;
+	rig_init(&g);
+	struct vsk_conn *c = guest_opens(&g);
+	guest_part(&g, 9, VSK_MSG_EOM, 0);
+	assert_int_equal(c->msgs, 0);
+	assert_int_equal(guest(&g, VSK_OP_RW, 0, VSK_MSG_EOM), 0);
+	assert_int_equal(g.ev.kind, VSK_EV_NONE);
+}
+
+/* Empty messages need no credit: their number is bounded by itself. */
+static void test_messages_at_the_limit_and_past_it(void **state)
+{
+	(void)state;
+	struct rig g;
+	struct vsk_conn *c = message_rig(&g);
+	for (uint32_t i = 0; i < VSK_MSGS_MAX; i++)
+		guest_part(&g, 0, VSK_MSG_EOM, VSK_MSG_EOM);
+	guest_part(&g, 1, 0, 0);
+	took(&g, c, 0);
+	guest_part(&g, 1, VSK_MSG_EOM, VSK_MSG_EOM);
+	guest(&g, VSK_OP_RW, 0, VSK_MSG_EOM);
+	expect_closed(&g, VSK_WHY_OVERRUN);
+	assert_int_equal(g.v.stats.overruns, 1);
+}
+
+/* D6.3: a message as large as the buffer passes, though the guest learns late of room: once a part
+ * has come, it is told of every byte. */
+static void test_room_is_told_for_a_message_that_has_begun(void **state)
+{
+	(void)state;
+	struct rig g;
+	struct vsk_conn *c = message_rig(&g);
+	guest_part(&g, 100, VSK_MSG_EOM, VSK_MSG_EOM);
+	took(&g, c, 100);
+	expect_nothing(&g); /* a little is not worth a packet */
+	guest_part(&g, BUF - 100, 0, 0);
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	assert_int_equal(g.sent.fwd_cnt, 100);
+	guest_part(&g, 50, 0, 0);
+	expect_nothing(&g); /* nothing new */
+	guest_part(&g, 50, VSK_MSG_EOM, VSK_MSG_EOM);
+	took(&g, c, BUF);
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	/* The other order: the part came first, then the host took what was before it. */
+	guest_part(&g, 10, VSK_MSG_EOM, VSK_MSG_EOM);
+	guest_part(&g, BUF - 10, 0, 0);
+	expect_nothing(&g);
+	took(&g, c, 10);
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
+}
+
+static void test_a_message_that_never_ends(void **state)
+{
+	(void)state;
+	struct rig g;
+	(void)message_rig(&g);
+	guest_part(&g, 10, VSK_MSG_EOM, VSK_MSG_EOM);
+	guest_part(&g, 10, 0, 0);
+	guest(&g, VSK_OP_SHUTDOWN, 0, VSK_SHUT_RCV);
+	assert_int_equal(g.ev.kind, VSK_EV_DEAF);
+	guest(&g, VSK_OP_SHUTDOWN, 0, VSK_SHUT_SEND);
+	expect_closed(&g, VSK_WHY_GUEST_RST); /* what was whole is still the host's */
+	expect_op(&g, VSK_OP_RST);
+	struct vsk_conn *c = message_rig(&g);
+	guest_part(&g, 10, 0, 0);
+	host_shuts(&g, c, VSK_SHUT_RCV); /* nobody wants it: no reason to end */
+	guest(&g, VSK_OP_RW, 10, 0);
+	guest(&g, VSK_OP_RW, 10, VSK_MSG_EOM);
+	assert_int_equal(g.ev.kind, VSK_EV_NONE);
+	assert_int_equal(c->msgs, 0);
+	guest(&g, VSK_OP_SHUTDOWN, 0, VSK_SHUT_SEND);
+	assert_int_equal(g.ev.kind, VSK_EV_END);
+}
+
+/* D6.4: flags on the last part only. A message that has begun goes on however little room there
+ * is: the guest takes out only whole ones. */
+static void test_messages_of_the_host(void **state)
+{
+	(void)state;
+	struct rig g;
+	struct vsk_conn *c = message_rig(&g);
+	assert_int_equal(vsk_message_max(c), BUF);
+	vsk_host_readable(&g.v, c);
+	host_sends_part(&g, c, 0, VSK_MSG_EOM, BUF);
+	host_sends_part(&g, c, 10, VSK_MSG_EOM | VSK_MSG_EOR, BUF);
+	host_sends_part(&g, c, BUF - 11, 0, BUF - 10);
+	host_sends_part(&g, c, 1, 0, 1); /* in the midst of one: not held back */
+	expect_op(&g, VSK_OP_CREDIT_REQUEST);
+	expect_nothing(&g);
+	g.p.fwd_cnt = 10;
+	guest(&g, VSK_OP_CREDIT_UPDATE, 0, 0);
+	host_sends_part(&g, c, 10, VSK_MSG_EOM, 10);
+	g.p.fwd_cnt = 20;
+	guest(&g, VSK_OP_CREDIT_UPDATE, 0, 0);
+	expect_op(&g, VSK_OP_CREDIT_REQUEST); /* a new one waits for more, as streams do */
+	expect_nothing(&g);
+}
+
+static void test_another_type_on_a_live_flow_gets_rst(void **state)
+{
+	(void)state;
+	struct rig g;
+	struct vsk_conn *c = message_rig(&g);
+	g.p.type = VSK_TYPE_STREAM;
+	guest(&g, VSK_OP_RST, 0, 0);
+	expect_nothing(&g);
+	guest(&g, VSK_OP_REQUEST, 0, 0);
+	assert_int_equal(g.ev.kind, VSK_EV_NONE);
+	expect_op(&g, VSK_OP_RST);
+	assert_int_equal(g.sent.type, VSK_TYPE_STREAM);
+	assert_int_equal(c->state, VSK_OPEN);
+}
+
+/* ---- siblings ---- */
+
+static void test_a_sibling_is_dialled(void **state)
+{
+	(void)state;
+	struct rig g;
+	rig_init(&g);
+	g.p.dst_cid = 6;
+	struct vsk_conn *c = guest_opens(&g); /* D1.4 */
+	assert_int_equal(g.sent.src_cid, 6);
+	assert_int_equal(c->peer_cid, 6);
+	g.p.dst_cid = VSK_CID_HOST; /* the same ports, yet another flow */
+	struct vsk_conn *d = guest_opens(&g);
+	assert_ptr_not_equal(c, d);
+	assert_ptr_equal(vsk_find(&g.v, 6, HPORT, GPORT), c);
+	g.p.dst_cid = 6;
+	guest(&g, VSK_OP_RW, 10, 0);
+	assert_ptr_equal(g.ev.conn, c);
+}
+
+static void test_a_sibling_calls(void **state)
+{
+	(void)state;
+	struct rig g;
+	struct vsk_conn *c, *d;
+	rig_init(&g);
+	assert_int_equal(vsk_connect_from(&g.v, g.now, VSK_TYPE_STREAM, 6, HPORT, GPORT, &c), 0);
+	assert_int_equal(
+		vsk_connect_from(&g.v, g.now, VSK_TYPE_STREAM, 6, HPORT, GPORT, &d), -EADDRINUSE);
+	assert_int_equal(vsk_connect_from(&g.v, g.now, VSK_TYPE_STREAM, 7, HPORT, GPORT, &d), 0);
+	assert_int_equal(vsk_connect_from(&g.v, g.now, VSK_TYPE_SEQPACKET, 6, 1, GPORT, &d),
+		-EPROTONOSUPPORT);
+	expect_op(&g, VSK_OP_REQUEST);
+	assert_int_equal(g.sent.src_cid, 6);
+	assert_int_equal(g.sent.src_port, HPORT);
+	assert_int_equal(g.sent.dst_port, GPORT);
+	assert_int_equal(g.sent.buf_alloc, BUF); /* D5.2 */
+	g.p.dst_cid = 6;
+	guest(&g, VSK_OP_RESPONSE, 0, 0);
+	assert_int_equal(g.ev.kind, VSK_EV_CONNECTED);
+	assert_ptr_equal(g.ev.conn, c);
+	for (int i = 2; i < SLOTS; i++)
+		assert_int_equal(vsk_connect_from(&g.v, g.now, VSK_TYPE_STREAM, 6,
+					 HPORT + (uint32_t)i, GPORT, &d),
+			0);
+	assert_int_equal(
+		vsk_connect_from(&g.v, g.now, VSK_TYPE_STREAM, 6, HPORT + 99, GPORT, &d), -ENOBUFS);
 }
 
 static void test_spoofed_and_cut_packets_are_dropped(void **state)
@@ -197,7 +446,7 @@ static void test_refused_dial_and_no_slot(void **state)
 static struct vsk_conn *host_asks(struct rig *g)
 {
 	struct vsk_conn *c = NULL;
-	assert_int_equal(vsk_connect(&g->v, g->now, GPORT, &c), 0);
+	assert_int_equal(vsk_connect(&g->v, g->now, VSK_TYPE_STREAM, GPORT, &c), 0);
 	g->p.dst_port = c->host_port;
 	return c;
 }
@@ -274,17 +523,17 @@ static void test_host_ports_wrap_and_skip_those_in_use(void **state)
 	assert_int_equal(vsk_init(&g.v, &cfg, g.buckets, 4), 0);
 	vsk_give_slots(&g.v, g.slots, SLOTS, sizeof(g.slots[0]));
 	struct vsk_conn *c;
-	assert_int_equal(vsk_connect(&g.v, 0, GPORT, &c), 0);
+	assert_int_equal(vsk_connect(&g.v, 0, VSK_TYPE_STREAM, GPORT, &c), 0);
 	assert_int_equal(c->host_port, VSK_HOST_PORT_MAX);
-	assert_int_equal(vsk_connect(&g.v, 0, GPORT, &c), 0);
+	assert_int_equal(vsk_connect(&g.v, 0, VSK_TYPE_STREAM, GPORT, &c), 0);
 	assert_int_equal(c->host_port, VSK_HOST_PORT_MIN);
 	g.v.next_port = VSK_HOST_PORT_MAX;
-	assert_int_equal(vsk_connect(&g.v, 0, GPORT, &c), 0);
+	assert_int_equal(vsk_connect(&g.v, 0, VSK_TYPE_STREAM, GPORT, &c), 0);
 	assert_int_equal(c->host_port, VSK_HOST_PORT_MIN + 1);
-	assert_int_equal(vsk_connect(&g.v, 0, GPORT + 1, &c), 0);
+	assert_int_equal(vsk_connect(&g.v, 0, VSK_TYPE_STREAM, GPORT + 1, &c), 0);
 	for (int i = 0; i < SLOTS - 4; i++)
-		assert_int_equal(vsk_connect(&g.v, 0, GPORT, &c), 0);
-	assert_int_equal(vsk_connect(&g.v, 0, GPORT, &c), -ENOBUFS);
+		assert_int_equal(vsk_connect(&g.v, 0, VSK_TYPE_STREAM, GPORT, &c), 0);
+	assert_int_equal(vsk_connect(&g.v, 0, VSK_TYPE_STREAM, GPORT, &c), -ENOBUFS);
 }
 
 /* ---- credit: D4 ---- */
@@ -392,8 +641,8 @@ static void test_one_grant_in_several_packets(void **state)
 	vsk_host_readable(&g.v, c);
 	assert_int_equal(next(&g), VSK_SEND_DATA);
 	assert_int_equal(g.out.max, 5000);
-	vsk_data(&g.v, c, 4052, hdr);
-	vsk_data(&g.v, c, 948, hdr);
+	vsk_data(&g.v, c, 4052, 0, hdr);
+	vsk_data(&g.v, c, 948, 0, hdr);
 	vsk_pkt_decode(hdr, &g.sent);
 	assert_int_equal(g.sent.len, 948);
 	expect_op(&g, VSK_OP_CREDIT_REQUEST);
@@ -820,6 +1069,16 @@ int main(void)
 		cmocka_unit_test(test_unknown_flow_is_answered_rst),
 		cmocka_unit_test(test_rst_is_never_answered),
 		cmocka_unit_test(test_other_types_and_other_guests_get_rst),
+		cmocka_unit_test(test_features_decide_the_types),
+		cmocka_unit_test(test_messages_of_the_guest),
+		cmocka_unit_test(test_streams_know_no_messages),
+		cmocka_unit_test(test_messages_at_the_limit_and_past_it),
+		cmocka_unit_test(test_room_is_told_for_a_message_that_has_begun),
+		cmocka_unit_test(test_a_message_that_never_ends),
+		cmocka_unit_test(test_messages_of_the_host),
+		cmocka_unit_test(test_another_type_on_a_live_flow_gets_rst),
+		cmocka_unit_test(test_a_sibling_is_dialled),
+		cmocka_unit_test(test_a_sibling_calls),
 		cmocka_unit_test(test_spoofed_and_cut_packets_are_dropped),
 		cmocka_unit_test(test_rst_table_is_bounded_and_holds_each_flow_once),
 		cmocka_unit_test(test_a_stale_rst_does_not_hit_a_new_connection),

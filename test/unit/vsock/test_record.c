@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * test_record.c - usage: test_vsock_record FOLDER [--write]
- * FOLDER/record-v1.bin is the golden file of version 1: it must be read for ever. --write made it.
+ * FOLDER/record-v1.bin and record-v2.bin are the golden files of versions 1 and 2: they must be
+ * read for ever. --write made them, each when its version was new.
  */
 #include "helper.h"
 #include "vsock/vsock_internal.h"
@@ -20,6 +21,16 @@ static struct vsk_bytes in_flight(uint32_t n)
 	return (struct vsk_bytes){ .p = { pattern, pattern + n / 2 }, .n = { n / 2, n - n / 2 } };
 }
 
+/* Of the SEQPACKET connection, see rig_add_messages(). */
+static uint8_t ends_to_host[2 * VSK_END_BYTES], ends_to_guest[2 * VSK_END_BYTES];
+
+static void add_ends(struct vsk_bytes *b, const uint8_t *ends)
+{
+	b->ends_p[0] = ends;
+	b->ends_p[1] = ends + VSK_END_BYTES;
+	b->ends_n[0] = b->ends_n[1] = VSK_END_BYTES;
+}
+
 static size_t save(struct rig *g, uint8_t *buf, size_t cap, uint32_t to_guest)
 {
 	struct vsk_save s;
@@ -28,6 +39,10 @@ static size_t save(struct rig *g, uint8_t *buf, size_t cap, uint32_t to_guest)
 	for (struct vsk_conn *c = NULL; (c = vsk_next(&g->v, c));) {
 		struct vsk_bytes h = in_flight(vsk_unread(c));
 		struct vsk_bytes t = in_flight(c->host_shut & VSK_SHUT_SEND ? 0 : to_guest);
+		if (c->type == VSK_TYPE_SEQPACKET) {
+			add_ends(&h, ends_to_host);
+			add_ends(&t, ends_to_guest);
+		}
 		vsk_save_conn(&s, c, true, &h, &t);
 	}
 	assert_int_equal(vsk_save_end(&s, &len), 0);
@@ -58,7 +73,7 @@ static void rig_fill(struct rig *g)
 	g->p.src_port = 4; /* response waits */
 	guest(g, VSK_OP_REQUEST, 0, 0);
 	vsk_dialled(&g->v, g->ev.conn, true);
-	assert_int_equal(vsk_connect(&g->v, g->now, 77, &c), 0); /* asking */
+	assert_int_equal(vsk_connect(&g->v, g->now, VSK_TYPE_STREAM, 77, &c), 0); /* asking */
 	g->p.src_port = 5; /* an RST waits, of a flow that was known */
 	guest(g, VSK_OP_REQUEST, 0, 0);
 	vsk_dialled(&g->v, g->ev.conn, false);
@@ -69,6 +84,26 @@ static void rig_fill(struct rig *g)
 	g->p.type = 9;
 	guest(g, VSK_OP_RW, 0, 0);
 	g->p.type = VSK_TYPE_STREAM;
+}
+
+/* And one with messages: to the host a whole one, an empty one and a part; to the guest the rest of
+ * one and a whole one, 100 bytes. */
+static void rig_add_messages(struct rig *g)
+{
+	g->v.cfg.features |= VSK_F_SEQPACKET;
+	g->p.src_port = 7;
+	g->p.type = VSK_TYPE_SEQPACKET;
+	guest(g, VSK_OP_REQUEST, 0, 0);
+	struct vsk_conn *c = g->ev.conn;
+	vsk_dialled(&g->v, c, true);
+	guest(g, VSK_OP_RW, 100, VSK_MSG_EOM);
+	guest(g, VSK_OP_RW, 0, VSK_MSG_EOM | VSK_MSG_EOR);
+	guest(g, VSK_OP_RW, 30, 0);
+	vsk_data(&g->v, c, 10, 0, g->out.hdr);
+	le32_to(ends_to_host, 100);
+	le32_to(ends_to_host + 4, VSK_END_EOR);
+	le32_to(ends_to_guest, 60);
+	le32_to(ends_to_guest + 4, VSK_END_EOR | 40);
 }
 
 static struct vsk_conn *same(struct rig *b, const struct vsk_conn *a)
@@ -89,11 +124,15 @@ static struct vsk_conn *same(struct rig *b, const struct vsk_conn *a)
 	assert_int_equal(c->host_shut, a->host_shut);
 	assert_int_equal(c->request_sent, a->request_sent);
 	assert_int_equal(c->asked, a->asked);
+	assert_int_equal(c->msgs, a->msgs);
+	assert_int_equal(c->rx_mid, a->rx_mid);
+	assert_int_equal(c->tx_mid, a->tx_mid);
 	return c;
 }
 
 static void check_filled(struct rig *a, struct rig *b, const uint8_t *buf, size_t len)
 {
+	int messages = 0;
 	struct vsk_load l;
 	struct vsk_bytes h, t;
 	assert_int_equal(vsk_load_begin(&l, &b->v, b->now, buf, len), 0);
@@ -103,9 +142,20 @@ static void check_filled(struct rig *a, struct rig *b, const uint8_t *buf, size_
 		assert_memory_equal(h.p[0], pattern, h.n[0]);
 		assert_int_equal(t.n[0], c->host_shut & VSK_SHUT_SEND ? 0 : 100);
 		assert_memory_equal(t.p[0], pattern, t.n[0]);
+		if (c->type == VSK_TYPE_STREAM) {
+			assert_int_equal(h.ends_n[0] + t.ends_n[0], 0);
+			continue;
+		}
+		messages++;
+		assert_true(c->tx_mid && c->rx_mid);
+		assert_int_equal(c->msgs, 2);
+		assert_int_equal(h.ends_n[0], sizeof(ends_to_host));
+		assert_memory_equal(h.ends_p[0], ends_to_host, sizeof(ends_to_host));
+		assert_int_equal(t.ends_n[0], sizeof(ends_to_guest));
+		assert_memory_equal(t.ends_p[0], ends_to_guest, sizeof(ends_to_guest));
 	}
-	assert_int_equal(n, 5);
-	assert_int_equal(b->v.cfg.features, 0x150000000u);
+	assert_int_equal(n, 5 + messages);
+	assert_int_equal(b->v.cfg.features, a->v.cfg.features);
 	assert_int_equal(b->v.next_port, a->v.next_port); /* D7.7 */
 	for (struct vsk_conn *c = NULL; (c = vsk_next(&a->v, c));)
 		same(b, c);
@@ -115,8 +165,8 @@ static void check_filled(struct rig *a, struct rig *b, const uint8_t *buf, size_
 		other += b->sent.op != VSK_OP_RST;
 	}
 	assert_int_equal(rst, 2);
-	assert_int_equal(other, 4); /* CREDIT_UPDATE, SHUTDOWN, RESPONSE, REQUEST */
-	assert_int_equal(b->v.n_conns, 5);
+	assert_int_equal(other, 4 + messages); /* CREDIT_UPDATE, SHUTDOWN, RESPONSE, REQUEST */
+	assert_int_equal(b->v.n_conns, 5 + messages);
 }
 
 static void test_round_trip(void **state)
@@ -134,22 +184,37 @@ static void test_round_trip(void **state)
 	assert_memory_equal(buf, again, len);
 	rig_init(&b);
 	check_filled(&a, &b, buf, len);
+	assert_int_equal(le16_at(buf + 10), 1); /* version 1 may read it too */
+
+	rig_add_messages(&a);
+	len = save(&a, buf, sizeof(buf), 100);
+	assert_int_equal(le16_at(buf + 10), 2); /* not so messages */
+	rig_init(&b);
+	check_filled(&a, &b, buf, len);
 }
 
-static void test_golden_file_of_version_1(void **state)
+static void check_golden(int version)
 {
-	(void)state;
 	char path[4096];
 	uint8_t buf[16384];
-	snprintf(path, sizeof(path), "%s/record-v1.bin", folder);
+	snprintf(path, sizeof(path), "%s/record-v%d.bin", folder, version);
 	FILE *f = fopen(path, "rb");
 	assert_non_null(f);
 	size_t len = fread(buf, 1, sizeof(buf), f);
 	fclose(f);
 	struct rig a, b;
 	rig_fill(&a);
+	if (version > 1)
+		rig_add_messages(&a);
 	rig_init(&b);
 	check_filled(&a, &b, buf, len);
+}
+
+static void test_golden_files_of_all_versions(void **state)
+{
+	(void)state;
+	for (int version = 1; version <= (int)VSK_RECORD_VERSION; version++)
+		check_golden(version);
 }
 
 static void test_idle_connections_are_small(void **state)
@@ -339,7 +404,10 @@ static void test_contradictions_are_refused(void **state)
 		uint8_t value;
 		int error;
 	} cases[] = {
-		{ 64 + 64, 2, -EPROTONOSUPPORT }, /* seqpacket */
+		{ 64 + 64, 3, -EPROTONOSUPPORT }, /* type */
+		{ 64 + 64, 2, -EINVAL },          /* messages, and the host's is not whole */
+		{ 64 + 70, 4, -EINVAL },          /* a stream in the midst of a message */
+		{ 64 + 72, 1, -EINVAL },          /* with ends of messages */
 		{ 64 + 66, 9, -EPROTONOSUPPORT }, /* state */
 		{ 64 + 66, 0, -EINVAL },
 		{ 64 + 66, 1, -EINVAL }, /* dialling with payload */
@@ -349,17 +417,18 @@ static void test_contradictions_are_refused(void **state)
 		{ 64 + 69, 1, -EINVAL }, /* the host reads no more, yet bytes wait for it */
 		{ 64 + 69, 2, -EINVAL }, /* it sends no more, yet bytes wait for the guest */
 		{ 64 + 71, 1, -EPROTONOSUPPORT }, /* flags */
-		{ 64 + 20, 3, -EINVAL },          /* other end */
-		{ 64 + 32, 5, -EINVAL },          /* rx_cnt - fwd_cnt is not what is in flight */
-		{ 64 + 40, 9, -EINVAL },          /* fwd_cnt beyond rx_cnt */
-		{ 64 + 4, 5, -EINVAL },           /* lengths do not add up */
+		{ 64 + 70, 8, -EPROTONOSUPPORT },
+		{ 64 + 20, 3, -EINVAL }, /* other end */
+		{ 64 + 32, 5, -EINVAL }, /* rx_cnt - fwd_cnt is not what is in flight */
+		{ 64 + 40, 9, -EINVAL }, /* fwd_cnt beyond rx_cnt */
+		{ 64 + 4, 5, -EINVAL },  /* lengths do not add up */
 		{ 64 + 0, 71, -EINVAL },
 		{ 64 + 55, 1, -EINVAL },         /* buf_alloc too large */
 		{ 56 + 0, 7, -EPROTONOSUPPORT }, /* unknown part that must be understood */
-		{ 56 + 4, 79, -EINVAL },         /* length of the part */
+		{ 56 + 4, 87, -EINVAL },         /* length of the part */
 		{ 28, 2, -EINVAL },              /* number of parts */
 		{ 12, 55, -EINVAL },             /* length of the head */
-		{ 10, 2, -EPROTONOSUPPORT },     /* oldest reader is newer than we are */
+		{ 10, 3, -EPROTONOSUPPORT },     /* oldest reader is newer than we are */
 		{ 8, 0, -EPROTONOSUPPORT },      /* older than we read */
 		{ 32, CID + 1, -EADDRNOTAVAIL },
 		{ 51, 0, -EINVAL },          /* port floor */
@@ -375,6 +444,60 @@ static void test_contradictions_are_refused(void **state)
 		try_changed(buf, len, 8, 200), 0); /* newer, and says that we can read it */
 }
 
+static void test_contradictions_of_messages_are_refused(void **state)
+{
+	(void)state;
+	struct rig g;
+	uint8_t buf[16384];
+	rig_init(&g);
+	rig_add_messages(&g);
+	size_t len = save(&g, buf, sizeof(buf), 100);
+	const size_t ends = 64 + 80 + 130 + 100; /* of the connection */
+	const struct {
+		size_t at;
+		uint8_t value;
+		int error;
+	} cases[] = {
+		{ 64 + 64, 1, -EINVAL },   /* a stream with messages */
+		{ 64 + 68, 2, -EINVAL },   /* ended with a part of a message */
+		{ 64 + 69, 1, -EINVAL },   /* the host reads no more, yet messages wait */
+		{ 64 + 69, 2, -EINVAL },   /* it sends no more, yet messages wait */
+		{ 64 + 66, 2, -EINVAL },   /* asking with messages */
+		{ 64 + 72, 1, -EINVAL },   /* fewer ends than said */
+		{ 64 + 72, 3, -EINVAL },   /* more */
+		{ 64 + 75, 255, -EINVAL }, /* too many */
+		{ 64 + 76, 3, -EINVAL }, { 64 + 79, 255, -EINVAL },
+		{ ends, 131, -EINVAL },                      /* longer than what is there */
+		{ ends + 8, 61, -EINVAL },                   /* the host's are whole */
+		{ ends + 8, 59, -EINVAL }, { ends, 130, 0 }, /* just the whole of it */
+		{ ends + 3, 0x80, 0 }, { 64 + 70, 0, 0 },    /* not in the midst of one */
+	};
+	assert_int_equal(try_load(buf, len), 0);
+	assert_int_equal(buf[ends], 100);
+	assert_int_equal(buf[ends + 8], 60);
+	for (size_t i = 0; i < HF_ARRAY_SIZE(cases); i++)
+		if (try_changed(buf, len, cases[i].at, cases[i].value) != cases[i].error)
+			fail_msg("byte %zu = %u: not error %d", cases[i].at, cases[i].value,
+				cases[i].error);
+	for (size_t at = 0; at < len; at++) /* and nothing breaks */
+		for (int v = 0; v < 256; v += 51)
+			try_changed(buf, len, at, (uint8_t)v);
+
+	/* In the midst of a message, but without the rest of it. */
+	struct rig h;
+	rig_init(&h);
+	rig_add_messages(&h);
+	h.slots[0].tx_mid = false;
+	struct vsk_save s;
+	vsk_save_begin(&s, &h.v, buf, sizeof(buf));
+	struct vsk_bytes to_host = in_flight(130);
+	add_ends(&to_host, ends_to_host);
+	vsk_save_conn(&s, &h.slots[0], true, &to_host, &none);
+	assert_int_equal(vsk_save_end(&s, &len), 0);
+	assert_int_equal(try_load(buf, len), 0);
+	assert_int_equal(try_changed(buf, len, 64 + 70, 4), -EINVAL);
+}
+
 static void test_later_additions_are_stepped_over(void **state)
 {
 	(void)state;
@@ -387,17 +510,17 @@ static void test_later_additions_are_stepped_over(void **state)
 	size_t n = 0;
 	memcpy(more, buf, 56); /* the head grows by 8 */
 	n = 64;
-	memcpy(more + n, buf + 56, 8 + 72); /* the connection's fields by 4 */
-	le32_to(more + n + 4, 72 + 4 + 4);
-	le32_to(more + n + 8, 76);
-	n += 8 + 76;
-	memcpy(more + n, buf + 56 + 8 + 72, 4);
+	memcpy(more + n, buf + 56, 8 + 80); /* the connection's fields by 4 */
+	le32_to(more + n + 4, 80 + 4 + 4);
+	le32_to(more + n + 8, 84);
+	n += 8 + 84;
+	memcpy(more + n, buf + 56 + 8 + 80, 4);
 	n += 4;
 	le16_to(more + n, 500); /* a part of a kind that is not known, and need not be */
 	le32_to(more + n + 4, 3);
 	n += 8 + 3;
-	assert_int_equal(len, 56 + 8 + 72 + 4);
-	le16_to(more + 8, 2);
+	assert_int_equal(len, 56 + 8 + 80 + 4);
+	le16_to(more + 8, VSK_RECORD_VERSION + 1);
 	le32_to(more + 12, 64);
 	le64_to(more + 16, n);
 	le32_to(more + 28, 2);
@@ -427,7 +550,7 @@ static void test_no_room_no_duplicates_no_second_load(void **state)
 	assert_int_equal(vsk_record_info(buf, len, &info), 0);
 	assert_int_equal(info.n_conns, 2);
 	assert_int_equal(info.guest_cid, CID);
-	assert_int_equal(info.version, 1);
+	assert_int_equal(info.version, VSK_RECORD_VERSION);
 	struct vsk_load l;
 	assert_int_equal(vsk_load_begin(&l, &a.v, 0, buf, len), -EBUSY);
 
@@ -438,7 +561,7 @@ static void test_no_room_no_duplicates_no_second_load(void **state)
 	assert_int_equal(vsk_load_begin(&l, &b.v, 0, buf, len), -ENOBUFS);
 	assert_int_equal(b.v.n_free, 1);
 
-	memcpy(buf + 56 + 80, buf + 56, 80); /* the same connection twice */
+	memcpy(buf + 56 + 88, buf + 56, 88); /* the same connection twice */
 	assert_int_equal(try_changed(buf, len, 0, buf[0]), -EINVAL);
 }
 
@@ -459,8 +582,9 @@ static int write_golden(void)
 	uint8_t buf[16384];
 	char path[4096];
 	rig_fill(&g);
+	rig_add_messages(&g);
 	size_t len = save(&g, buf, sizeof(buf), 100);
-	snprintf(path, sizeof(path), "%s/record-v1.bin", folder);
+	snprintf(path, sizeof(path), "%s/record-v%u.bin", folder, VSK_RECORD_VERSION);
 	FILE *f = fopen(path, "wb");
 	return f && fwrite(buf, 1, len, f) == len && fclose(f) == 0 ? 0 : 1;
 }
@@ -469,7 +593,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_round_trip),
-		cmocka_unit_test(test_golden_file_of_version_1),
+		cmocka_unit_test(test_golden_files_of_all_versions),
 		cmocka_unit_test(test_idle_connections_are_small),
 		cmocka_unit_test(test_save_that_does_not_fit),
 		cmocka_unit_test(test_not_kept_is_reset_on_arrival),
@@ -477,6 +601,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_pending_reset_event_moves),
 		cmocka_unit_test(test_damaged_records_are_refused),
 		cmocka_unit_test(test_contradictions_are_refused),
+		cmocka_unit_test(test_contradictions_of_messages_are_refused),
 		cmocka_unit_test(test_later_additions_are_stepped_over),
 		cmocka_unit_test(test_no_room_no_duplicates_no_second_load),
 		cmocka_unit_test(test_checksum),
