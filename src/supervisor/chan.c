@@ -159,6 +159,10 @@ static void hand_out(struct chan *c)
 		int r = hf_lines_next(&c->lines, &line);
 		if (r == 0)
 			return;
+		if (r < 0 && c->ops->on_bad_line) {
+			c->ops->on_bad_line(c, r);
+			return;
+		}
 		if (r < 0) {
 			lose(c, r);
 			return;

@@ -25,6 +25,7 @@ struct chan;
 
 struct chan_ops {
 	void (*on_line)(struct chan *c, char *line);
+	void (*on_bad_line)(struct chan *c, int why); /* NULL: on_closed; no line follows */
 	void (*on_bytes)(struct chan *c, const void *data, size_t n);
 	void (*on_writable)(struct chan *c);
 	void (*on_closed)(struct chan *c, int why); /* 0: the peer's end; -errno */

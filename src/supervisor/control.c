@@ -400,21 +400,31 @@ void client_release(struct client *c)
 	free(c);
 }
 
+static void refuse(struct client *c, json_t *id, const char *why)
+{
+	struct chan *chan = c->chan;
+	client_err(c, id, EINVAL, "not a request: %s", why);
+	client_release(c);
+	chan_close_when_sent(chan);
+}
+
+static void on_bad_line(struct chan *chan, int why)
+{
+	refuse(chan->ctx, json_null(),
+		why == -EMSGSIZE ? "the line is longer than 1 MiB" : "the line contains a NUL");
+}
+
 static void on_line(struct chan *chan, char *line)
 {
 	struct client *c = chan->ctx;
 	json_t *msg = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
 	json_t *id = json_object_get(msg, "id");
 	const char *cmd = json_string_value(json_object_get(msg, "cmd"));
-	if (json_is_integer(id) && cmd) {
+	if (json_is_integer(id) && cmd)
 		dispatch(c, id, cmd, msg);
-	} else {
-		client_err(c, json_is_integer(id) ? id : json_null(), EINVAL,
-			"not a request: want a JSON object with \"id\" (a number) and \"cmd\" (a "
-			"text)");
-		client_release(c);
-		chan_close_when_sent(chan);
-	}
+	else
+		refuse(c, json_is_integer(id) ? id : json_null(),
+			"want a JSON object with \"id\" (a number) and \"cmd\" (a text)");
 	json_decref(msg);
 }
 
@@ -426,7 +436,9 @@ static void on_closed(struct chan *chan, int why)
 
 static void accept_client(struct sup *sup, int fd)
 {
-	static const struct chan_ops ops = { .on_line = on_line, .on_closed = on_closed };
+	static const struct chan_ops ops = {
+		.on_line = on_line, .on_bad_line = on_bad_line, .on_closed = on_closed
+	};
 	uid_t uid;
 	if (sup->n_clients == SUP_CLIENTS_MAX || unix_peer_uid(fd, &uid) < 0 ||
 		(uid != 0 && uid != geteuid())) {

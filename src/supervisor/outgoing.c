@@ -787,11 +787,13 @@ void outgoing_begin(struct client *c, json_t *id, json_t *args)
 		client_err(c, id, EINVAL, "migrate: a seamless migration keeps the guest's cid");
 		return;
 	}
-	if (sup->outgoing || !sup->mon || !strcmp(to, sup->config->node)) {
+	if (!strcmp(to, sup->config->node)) { /* a request that is sent again finds its work done */
+		client_ok(c, id, json_pack("{s:s, s:b}", "to", to, "already", 1));
+		return;
+	}
+	if (sup->outgoing || !sup->mon) {
 		client_err(c, id, EBUSY, "migrate: %s",
-			sup->outgoing ? "a migration is under way"
-			: sup->mon    ? "the VM is on that node already"
-				      : "QEMU is gone");
+			sup->outgoing ? "a migration is under way" : "QEMU is gone");
 		return;
 	}
 	if (hf_node_check(to, sup->config->name, &err) < 0) {
