@@ -48,6 +48,7 @@ void agt_container_free(struct agt_container *c)
 		fd_closep(&c->local[i]);
 	json_decref(c->process);
 	free(c->bundle);
+	free(c->root);
 	free(c->scratch);
 	free(c->cgroup);
 	hf_list_remove(&c->link);

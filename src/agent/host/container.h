@@ -40,6 +40,7 @@ struct agt_container {
 	char id[AGT_ID_MAX + 1];
 	char activity[40]; /* of the Create request */
 	char *bundle;      /* folder; made and removed by the agent */
+	char *root;        /* of its file system */
 	char *scratch;     /* removed with the container; may be NULL */
 	json_t *process;   /* of the spec: what executed processes inherit */
 	char *cgroup;      /* path below the cgroup root, NULL when unknown */

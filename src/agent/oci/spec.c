@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "spec.h"
+#include "user.h"
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -65,4 +66,37 @@ int agt_spec_prepare(
 	json_object_set_new(linux_part, "cgroupsPath", json_string(cgroup));
 	(void)json_object_del(spec, "windows"); /* absent is fine */
 	return 0;
+}
+
+static const char *username(const json_t *process)
+{
+	const char *v =
+		json_string_value(json_object_get(json_object_get(process, "user"), "username"));
+	return v ? v : "";
+}
+
+int agt_spec_resolve_user(json_t *process, const char *root, struct hf_err *reterr)
+{
+	uid_t uid;
+	gid_t gid;
+	json_t *user = json_object_get(process, "user");
+	if (!username(process)[0])
+		return 0;
+	int r = agt_user_resolve(root, username(process), &uid, &gid, reterr);
+	if (r < 0)
+		return r;
+	json_object_set_new(user, "uid", json_integer(uid));
+	json_object_set_new(user, "gid", json_integer(gid));
+	return 0;
+}
+
+int agt_spec_inherit(
+	json_t *process, const json_t *of_container, const char *root, struct hf_err *reterr)
+{
+	json_t *rlimits = json_object_get(of_container, "rlimits");
+	if (rlimits)
+		json_object_set(process, "rlimits", rlimits);
+	if (!username(process)[0] && username(of_container)[0])
+		json_object_set(process, "user", json_object_get(of_container, "user"));
+	return agt_spec_resolve_user(process, root, reterr);
 }

@@ -18,4 +18,13 @@ struct agt_spec_facts {
 int agt_spec_prepare(
 	json_t *spec, const char *id, struct agt_spec_facts *ret, struct hf_err *reterr);
 
+/* Sets uid and gid from process.user.username, if there is one, as the container's root knows it
+ * (user.h). -errno and a text when it does not. */
+int agt_spec_resolve_user(json_t *process, const char *root, struct hf_err *reterr);
+
+/* The same for a process to be executed, which also inherits from the container's: its limits, and
+ * its user when that was given by name and this one names none. */
+int agt_spec_inherit(
+	json_t *process, const json_t *of_container, const char *root, struct hf_err *reterr);
+
 #endif

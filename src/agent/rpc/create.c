@@ -153,8 +153,15 @@ static void create(struct agt_request *rq, const struct message *m)
 	c->scratch = m->scratch[0] ? strdup(m->scratch) : NULL;
 	c->process = json_incref(json_object_get(m->spec, "process"));
 	(void)snprintf(c->activity, sizeof(c->activity), "%s", rq->activity);
-	if (!c->bundle || (m->scratch[0] && !c->scratch))
+	const char *root =
+		json_string_value(json_object_get(json_object_get(m->spec, "root"), "path"));
+	if (asprintf(&c->root, "%s%s%s", root[0] == '/' ? "" : m->bundle, root[0] == '/' ? "" : "/",
+		    root) < 0)
+		c->root = NULL;
+	if (!c->bundle || !c->root || (m->scratch[0] && !c->scratch))
 		give_up(cr, BRG_E_FAIL, "no memory");
+	else if (agt_spec_resolve_user(c->process, c->root, &err) < 0)
+		give_up(cr, BRG_E_FAIL, err.text);
 	else if (begin(cr, m, &err) < 0)
 		give_up(cr, BRG_E_FAIL, err.text);
 }

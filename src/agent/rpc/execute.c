@@ -10,6 +10,7 @@
  * then the pid is told. A failure at any step undoes the ones before.
  */
 #include "agent/agent.h"
+#include "agent/oci/spec.h"
 #include "agent/proc/words.h"
 #include "agent/stdio/local.h"
 #include "base/hex.h"
@@ -306,14 +307,19 @@ static void read_external(struct exec *e, struct agt_fields *params)
 	}
 }
 
-/* The process as the host sent it, with what it inherits from the container's. */
-static void read_oci_process(struct exec *e, json_t *process)
+/* The process as the host sent it, with what it inherits from the container's. False: refused. */
+static bool read_oci_process(struct exec *e, json_t *process)
 {
+	struct hf_err err = { 0 };
 	e->process = json_deep_copy(process);
-	json_t *rlimits = json_object_get(e->c->process, "rlimits");
-	if (rlimits)
-		json_object_set(e->process, "rlimits", rlimits);
-	e->tty = json_is_true(json_object_get(e->process, "terminal"));
+	if (!e->process)
+		(void)hf_err_set(&err, -ENOMEM, "no memory");
+	else if (agt_spec_inherit(e->process, e->c->process, e->c->root, &err) == 0) {
+		e->tty = json_is_true(json_object_get(e->process, "terminal"));
+		return true;
+	}
+	agt_refuse(e->rq, BRG_E_FAIL, "container %s: %s", e->c->id, err.text);
+	return false;
 }
 
 /* Everything that the message says. False: refused. */
@@ -343,9 +349,7 @@ static bool read_exec(struct exec *e)
 	if (!e->c)
 		return false;
 	e->c->busy++;
-	if (oci)
-		read_oci_process(e, oci);
-	return true;
+	return !oci || read_oci_process(e, oci);
 }
 
 void agt_rpc_execute(struct agt_request *rq)

@@ -3,6 +3,7 @@
 #include "../../lib/unit.h"
 #include "agent/oci/runtime.h"
 #include "agent/oci/spec.h"
+#include "agent/oci/user.h"
 #include "agent/proc/words.h"
 #include "agent/storage/tree.h"
 #include "bridge/protocol.h"
@@ -139,6 +140,57 @@ static void test_spec(void **state)
 	}
 }
 
+static void put_file(const char *root, const char *name, const char *text)
+{
+	char path[64];
+	(void)snprintf(path, sizeof(path), "%s/%s", root, name);
+	FILE *f = fopen(path, "w");
+	assert_non_null(f);
+	assert_true(fputs(text, f) >= 0);
+	assert_int_equal(fclose(f), 0);
+}
+
+/* gcs-protocol 5, ExecuteProcess: user, uid, user:group, any mix. */
+static void test_users(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *name;
+		int result;
+		uid_t uid;
+		gid_t gid;
+	} cases[] = { { "bob", 0, 1000, 100 }, { "1000", 0, 1000, 100 }, { "77", 0, 77, 0 },
+		{ "bob:staff", 0, 1000, 50 }, { "77:staff", 0, 77, 50 }, { "bob:9", 0, 1000, 9 },
+		{ "nobody", -ENOENT, 0, 0 }, { "bob:nobody", -ENOENT, 0, 0 }, { "", -ENOENT, 0, 0 },
+		{ "bad", -ENOENT, 0, 0 }, { "-1", -ENOENT, 0, 0 },
+		{ "4294967295", -ENOENT, 0, 0 } };
+	char root[] = "/tmp/hf-user-XXXXXX", path[64];
+	struct hf_err err;
+	uid_t uid;
+	gid_t gid;
+	assert_non_null(mkdtemp(root));
+	(void)snprintf(path, sizeof(path), "%s/etc", root);
+	assert_int_equal(mkdir(path, 0700), 0);
+	put_file(root, "etc/passwd",
+		"root:x:0:0:::\nshort:x\nbad:x:y:1:::\nbob:x:1000:100::/:/bin/sh\n");
+	put_file(root, "etc/group", "root:x:0:\nstaff:x:50:7,8\n");
+	for (size_t i = 0; i < HF_ARRAY_SIZE(cases); i++) {
+		assert_int_equal(
+			agt_user_resolve(root, cases[i].name, &uid, &gid, &err), cases[i].result);
+		if (cases[i].result < 0)
+			continue;
+		assert_int_equal(uid, cases[i].uid);
+		assert_int_equal(gid, cases[i].gid);
+	}
+	/* a link to the outside is resolved inside */
+	(void)snprintf(path, sizeof(path), "%s/etc/passwd", root);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(symlink("/etc/group", path), 0);
+	assert_int_equal(agt_user_resolve(root, "staff", &uid, &gid, &err), 0);
+	assert_int_equal(uid, 50);
+	assert_int_equal(agt_tree_remove(root, &err), 0);
+}
+
 /* gcs-protocol 4: the runtime's texts and the protocol's codes. */
 static void test_runtime_errors(void **state)
 {
@@ -161,6 +213,7 @@ int main(void)
 		cmocka_unit_test(test_paths),
 		cmocka_unit_test(test_trees),
 		cmocka_unit_test(test_spec),
+		cmocka_unit_test(test_users),
 		cmocka_unit_test(test_runtime_errors),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
