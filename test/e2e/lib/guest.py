@@ -45,18 +45,21 @@ class Ring:
         self.desc, self.avail, self.used = at, at + 4096, at + 8192
         self.idx = self.seen = self.kicked = 0
         mem[at:at + RING_PAGES * 4096] = bytes(RING_PAGES * 4096)
+        # Indices are read and written whole: struct goes byte by byte, and the device would see
+        # halves of two values.
+        self.words = memoryview(mem).cast("H")
 
     def u16(self, at):
-        return struct.unpack_from("<H", self.mem, at)[0]
+        return self.words[at // 2]
 
     def set_desc(self, i, gpa, n, flags, nxt):
         struct.pack_into("<QIHH", self.mem, self.desc + 16 * i, gpa, n, flags, nxt)
 
     def publish(self, head):
         """Makes a chain available; says whether the device wants a kick."""
-        struct.pack_into("<H", self.mem, self.avail + 4 + 2 * (self.idx % self.size), head)
+        self.words[self.avail // 2 + 2 + self.idx % self.size] = head
         self.idx = (self.idx + 1) & 0xFFFF
-        struct.pack_into("<H", self.mem, self.avail + 2, self.idx)
+        self.words[self.avail // 2 + 1] = self.idx
         if self.event_idx:
             event = self.u16(self.used + 4 + 8 * self.size)
             return ((self.idx - event - 1) & 0xFFFF) < 1
@@ -68,7 +71,7 @@ class Ring:
             return None
         head, n = struct.unpack_from("<II", self.mem, self.used + 4 + 8 * (self.seen % self.size))
         self.seen = (self.seen + 1) & 0xFFFF
-        struct.pack_into("<H", self.mem, self.avail + 4 + 2 * self.size, self.seen)
+        self.words[self.avail // 2 + 2 + self.size] = self.seen
         return head, n
 
 
@@ -93,6 +96,8 @@ class Machine:
         self.tx_free = list(range(0, TX_SIZE, 2))
 
     def close(self):
+        for ring in self.rings:
+            ring.words.release()
         self.mem.close()
         os.close(self.fd)
 
