@@ -33,7 +33,7 @@ enum { HEAD_FLAG_EVENT = 1 }; /* a TRANSPORT_RESET event was still to be placed 
 
 enum { PART_KIND = 0, PART_FLAGS = 2, PART_LEN = 4, PART_BYTES = 8 };
 enum { PART_FLAG_MUST = 1 };
-enum { KIND_CONN = 1, KIND_RST = 2 };
+enum { KIND_CONN = 1, KIND_RST = 2, KIND_APP = 3 };
 
 enum {                  /* offsets in the fixed fields of a connection */
 	CONN_FIXED = 0, /* their length; bytes in flight follow: to the host, to the guest; then
@@ -80,7 +80,7 @@ enum { /* offsets in an RST that waits */
 };
 
 _Static_assert(HEAD_BYTES <= VSK_SAVE_HEAD_MAX, "vsk_save_size() tells the truth");
-_Static_assert(PART_BYTES + CONN_BYTES <= VSK_SAVE_CONN_MAX, "vsk_save_size() tells the truth");
+_Static_assert(2 * PART_BYTES + CONN_BYTES <= VSK_SAVE_CONN_MAX, "vsk_save_size() tells the truth");
 _Static_assert(PART_BYTES + RST_BYTES <= VSK_SAVE_RST_MAX, "vsk_save_size() tells the truth");
 /* States and control bits are written as they are in memory: they must never be renumbered. */
 _Static_assert((int)VSK_DIALLING == CONN_STATE_DIALLING && (int)VSK_ASKING == CONN_STATE_ASKING &&
@@ -140,11 +140,16 @@ static void put_rst_of(struct vsk_save *s, const struct vsk_conn *c)
 	put_rst(s, &r, c->buf_alloc, c->fwd_cnt);
 }
 
-void vsk_save_begin(struct vsk_save *s, const struct vsk *v, void *buf, size_t cap)
+void vsk_save_begin_one(struct vsk_save *s, const struct vsk *v, void *buf, size_t cap)
 {
 	static const uint8_t nothing[HEAD_BYTES];
 	*s = (struct vsk_save){ .v = v, .buf = buf, .cap = cap };
 	put(s, nothing, sizeof(nothing)); /* filled in at the end */
+}
+
+void vsk_save_begin(struct vsk_save *s, const struct vsk *v, void *buf, size_t cap)
+{
+	vsk_save_begin_one(s, v, buf, cap);
 	for (uint32_t i = 0; i < v->n_rst; i++)
 		put_rst(s, &v->rst[i], v->cfg.buf_alloc, 0);
 	hf_list_for_each (n, &v->ctl) { /* closed ones stand in front */
@@ -216,6 +221,16 @@ void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 	put_ends(s, to_host);
 	put_ends(s, to_guest);
 	s->messages |= c->type == VSK_TYPE_SEQPACKET;
+}
+
+void vsk_save_app(struct vsk_save *s, const void *data, size_t n)
+{
+	if (n > VSK_APP_MAX)
+		s->error = -EMSGSIZE;
+	if (s->error || n == 0)
+		return;
+	put_part(s, KIND_APP, n);
+	put(s, data, n);
 }
 
 int vsk_save_end(struct vsk_save *s, size_t *ret_len)
@@ -412,6 +427,8 @@ static int check_part(const struct part *p)
 		return check_conn(p);
 	case KIND_RST:
 		return p->len < RST_BYTES ? -EINVAL : 0;
+	case KIND_APP:
+		return p->len == 0 || p->len > VSK_APP_MAX ? -EINVAL : 0;
 	}
 	return p->flags & PART_FLAG_MUST ? -EPROTONOSUPPORT : 0;
 }
@@ -429,9 +446,13 @@ int vsk_record_info(const void *buf, size_t len, struct vsk_record_info *ret_inf
 	};
 	size_t at = le32_at(h + HEAD_LEN);
 	uint32_t n = 0;
+	uint16_t before = 0;
 	struct part p;
 	while ((r = next_part(h, len, &at, &p)) > 0) {
 		n++;
+		if (p.kind == KIND_APP && before != KIND_CONN)
+			return -EINVAL; /* it belongs to the connection before it */
+		before = p.kind;
 		if (p.kind == KIND_CONN || p.kind == KIND_RST)
 			info.n_conns++;
 		r = check_part(&p);
@@ -551,6 +572,39 @@ int vsk_load_begin(struct vsk_load *l, struct vsk *v, uint64_t now_us, const voi
 		vsk_transport_reset(v, now_us, true);
 	*l = (struct vsk_load){ .v = v, .buf = buf, .len = len, .at = le32_at(h + HEAD_LEN) };
 	return 0;
+}
+
+int vsk_load_add(struct vsk_load *l, struct vsk *v, uint64_t now_us, const void *buf, size_t len)
+{
+	const uint8_t *h = buf;
+	struct vsk_record_info info;
+	struct part p;
+	int r = vsk_record_info(buf, len, &info);
+	if (r < 0)
+		return r;
+	if (info.guest_cid != v->cfg.guest_cid)
+		return -EADDRNOTAVAIL;
+	size_t at = le32_at(h + HEAD_LEN);
+	if (info.n_conns != 1 || next_part(h, len, &at, &p) <= 0 || p.kind != KIND_CONN)
+		return -EINVAL;
+	if (vsk_find(v, le32_at(p.body + CONN_PEER_CID), le32_at(p.body + CONN_HOST_PORT),
+		    le32_at(p.body + CONN_GUEST_PORT)))
+		return -EEXIST;
+	r = load_conn(v, now_us, &p);
+	if (r == 0)
+		*l = (struct vsk_load){ .v = v, .buf = h, .len = len, .at = le32_at(h + HEAD_LEN) };
+	return r;
+}
+
+const void *vsk_load_app(const struct vsk_load *l, size_t *ret_n)
+{
+	struct part p;
+	size_t at = l->at;
+	*ret_n = 0;
+	if (next_part(l->buf, l->len, &at, &p) <= 0 || p.kind != KIND_APP)
+		return NULL;
+	*ret_n = p.len;
+	return p.body;
 }
 
 struct vsk_conn *vsk_load_next(

@@ -396,6 +396,7 @@ void vsk_event_used(struct vsk *v); /* the driver gave the event queue a buffer 
 #define VSK_FLIGHT_MAX     VSK_BUF_MAX /* bytes in flight per direction and connection */
 #define VSK_END_BYTES      4u          /* an end of a message, little-endian: */
 #define VSK_END_EOR        0x80000000u /* its flag; the rest is the length of the message */
+#define VSK_APP_MAX        (64u << 10) /* an application's own state, per connection */
 
 /* Bytes in flight, in up to two parts (a ring's). SEQPACKET: and where messages end, the same way.
  * What lies behind the last end is a message that has not ended yet; only the guest has such. */
@@ -407,8 +408,10 @@ struct vsk_bytes {
 };
 
 /* Saving copies: the engine is as before. Into `buf`, which the caller made large enough:
- *     vsk_save_size(v) + the bytes in flight, and of ends, of every connection that is kept.
- * Begin, then one call per connection of vsk_next(), then end. */
+ *     vsk_save_size(v) + the bytes in flight, of ends, and of applications, of every connection
+ *     that is kept.
+ * Begin, then one call per connection of vsk_next(), then end. For a record of a single connection,
+ * to be read by vsk_load_add(): vsk_save_begin_one(), which leaves out the RSTs that wait. */
 struct vsk_save {
 	const struct vsk *v;
 	uint8_t *buf;
@@ -420,6 +423,7 @@ struct vsk_save {
 
 size_t vsk_save_size(const struct vsk *v);
 void vsk_save_begin(struct vsk_save *s, const struct vsk *v, void *buf, size_t cap);
+void vsk_save_begin_one(struct vsk_save *s, const struct vsk *v, void *buf, size_t cap);
 
 /* to_host: the device's ring, exactly vsk_unread(c) bytes and c->msgs ends. to_guest: what was
  * read, or may be peeked, from the host socket and was not sent; the rest of a message that was
@@ -427,6 +431,10 @@ void vsk_save_begin(struct vsk_save *s, const struct vsk *v, void *buf, size_t c
  * sibling's connection. */
 void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 	const struct vsk_bytes *to_host, const struct vsk_bytes *to_guest);
+
+/* Right after a connection that is kept: what its application leaves for its next instance, at most
+ * VSK_APP_MAX bytes that mean nothing to us. */
+void vsk_save_app(struct vsk_save *s, const void *data, size_t n);
 
 /* 0 and the length; -ENOSPC: buf was too small; -EMSGSIZE: more than VSK_FLIGHT_MAX bytes or
  * VSK_MSGS_MAX messages in flight. */
@@ -469,6 +477,13 @@ struct vsk_load {
 int vsk_load_begin(struct vsk_load *l, struct vsk *v, uint64_t now_us, const void *buf, size_t len);
 struct vsk_conn *vsk_load_next(
 	struct vsk_load *l, struct vsk_bytes *ret_to_host, struct vsk_bytes *ret_to_guest);
+
+/* What the application of the connection returned last has left; NULL and 0: nothing. */
+const void *vsk_load_app(const struct vsk_load *l, size_t *ret_n);
+
+/* Adds the one connection of a record to what the engine has. -EEXIST: it has one between these
+ * ports; -EINVAL also when there is not exactly one. Then vsk_load_next() as above. */
+int vsk_load_add(struct vsk_load *l, struct vsk *v, uint64_t now_us, const void *buf, size_t len);
 
 /* A host application has taken the connection over: it stays. -EALREADY: it has an owner. The new
  * socket is to be shut for writing if vsk_guest_ended(c), and not to be read if host_shut has

@@ -193,6 +193,80 @@ static void test_round_trip(void **state)
 	check_filled(&a, &b, buf, len);
 }
 
+/* ---- what applications leave, and records of one connection ---- */
+
+static size_t save_one(
+	struct rig *g, const struct vsk_conn *c, uint8_t *buf, size_t cap, size_t app)
+{
+	struct vsk_save s;
+	size_t len = 0;
+	struct vsk_bytes h = in_flight(vsk_unread(c)), t = in_flight(7);
+	vsk_save_begin_one(&s, &g->v, buf, cap);
+	vsk_save_conn(&s, c, true, &h, &t);
+	vsk_save_app(&s, pattern, app);
+	return vsk_save_end(&s, &len) == 0 ? len : 0;
+}
+
+static void test_one_connection_joins_others(void **state)
+{
+	(void)state;
+	static uint8_t buf[VSK_APP_MAX + 16384];
+	struct rig a, b;
+	struct vsk_load l;
+	struct vsk_bytes h, t;
+	size_t n;
+	rig_fill(&a); /* RSTs wait: they stay here */
+	struct vsk_conn *c = vsk_find(&a.v, VSK_CID_HOST, HPORT, 1);
+	size_t len = save_one(&a, c, buf, sizeof(buf), VSK_APP_MAX);
+	assert_true(len > VSK_APP_MAX);
+
+	rig_init(&b);
+	b.p.src_port = 50;
+	(void)guest_opens(&b);
+	uint32_t port = b.v.next_port;
+	assert_int_equal(vsk_load_add(&l, &b.v, b.now, buf, len), 0);
+	assert_ptr_equal(vsk_load_next(&l, &h, &t), same(&b, c));
+	assert_int_equal(t.n[0], 7);
+	assert_memory_equal(vsk_load_app(&l, &n), pattern, VSK_APP_MAX);
+	assert_int_equal(n, VSK_APP_MAX);
+	assert_null(vsk_load_next(&l, &h, &t));
+	assert_null(vsk_load_app(&l, &n));
+	assert_int_equal(b.v.n_conns, 2);
+	assert_int_equal(b.v.next_port, port);
+	expect_op(&b, VSK_OP_CREDIT_UPDATE); /* the connection's; no RST of the other host */
+	expect_nothing(&b);
+
+	assert_int_equal(vsk_load_add(&l, &b.v, b.now, buf, len), -EEXIST);
+	assert_int_equal(b.v.n_conns, 2);
+	assert_int_equal(save_one(&a, c, buf, sizeof(buf), VSK_APP_MAX + 1), 0);
+	rig_init(&b);
+	len = save(&a, buf, sizeof(buf), 0);
+	assert_int_equal(vsk_load_add(&l, &b.v, b.now, buf, len), -EINVAL); /* five */
+	assert_int_equal(b.v.n_conns, 0);
+}
+
+static void test_a_state_stands_behind_its_connection(void **state)
+{
+	(void)state;
+	uint8_t buf[1024];
+	struct vsk_record_info info;
+	struct vsk_save s;
+	struct rig g;
+	size_t len;
+	rig_init(&g);
+	vsk_save_begin(&s, &g.v, buf, sizeof(buf));
+	vsk_save_app(&s, "x", 1);
+	assert_int_equal(vsk_save_end(&s, &len), 0);
+	assert_int_equal(vsk_record_info(buf, len, &info), -EINVAL);
+	struct vsk_conn *c = guest_opens(&g);
+	vsk_save_begin(&s, &g.v, buf, sizeof(buf));
+	vsk_save_conn(&s, c, true, &none, &none);
+	vsk_save_app(&s, "x", 1);
+	vsk_save_app(&s, "y", 1);
+	assert_int_equal(vsk_save_end(&s, &len), 0);
+	assert_int_equal(vsk_record_info(buf, len, &info), -EINVAL);
+}
+
 static void check_golden(int version)
 {
 	char path[4096];
@@ -594,6 +668,8 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_round_trip),
 		cmocka_unit_test(test_golden_files_of_all_versions),
+		cmocka_unit_test(test_one_connection_joins_others),
+		cmocka_unit_test(test_a_state_stands_behind_its_connection),
 		cmocka_unit_test(test_idle_connections_are_small),
 		cmocka_unit_test(test_save_that_does_not_fit),
 		cmocka_unit_test(test_not_kept_is_reset_on_arrival),
