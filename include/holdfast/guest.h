@@ -254,8 +254,8 @@ HF_API uint64_t hf_guest_stream_written(const struct hf_guest_stream *s);
 HF_API const char *hf_guest_stream_why(const struct hf_guest_stream *s);
 
 /*
- * Moving live connections. Source: quiesce once the guest and the device stand still, take the
- * state and the list, have the device save. Destination: hf_guest_new() with the state, hand in
+ * Moving live connections. Source: quiesce once the guest and the device stand still, have the
+ * device save, drain, take the state and the list. Destination: hf_guest_new() with the state, hand in
  * each connection that the device gives, resume; what was not handed in counts as lost (and is
  * redialled by a Holdfast guest). Cancelled: hf_guest_resume_here() on the source goes on as if
  * nothing was.
@@ -269,6 +269,9 @@ struct hf_guest_connection {
 /* Takes in all that has arrived (the callbacks are made by this call), then touches no connection.
  */
 HF_API int hf_guest_quiesce(struct hf_guest *g, struct hf_err *reterr);
+/* Of a guest that stands still: takes in what the device had delivered when it saved (docs/control.md,
+ * "Saving, exactly"), and writes nothing. -EINVAL when it does not stand still. */
+HF_API int hf_guest_drain(struct hf_guest *g);
 /* The i-th connection of a guest that stands still; -ENOENT: no more. */
 HF_API int hf_guest_connection(const struct hf_guest *g, size_t i, struct hf_guest_connection *ret);
 /* Takes over fd. -ENOENT: no such key. -EALREADY: it has one. */

@@ -401,6 +401,31 @@ int hf_guest_quiesce(struct hf_guest *g, struct hf_err *reterr)
 	return 0;
 }
 
+static bool has_bytes(int fd)
+{
+	char c;
+	return fd >= 0 && recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) == 1;
+}
+
+int hf_guest_drain(struct hf_guest *g)
+{
+	if (!g->standing)
+		return -EINVAL;
+	g->dispatching = true;
+	while (has_bytes(g->bridge.source.fd))
+		bridge_input(g);
+	hf_list_for_each_safe (n, &g->streams) {
+		struct hf_guest_stream *s = HF_CONTAINER_OF(n, struct hf_guest_stream, link);
+		while (!s->plain && has_bytes(s->source.fd)) {
+			stream_event(s, EPOLLIN);
+			stream_run(s);
+		}
+	}
+	collect(g);
+	g->dispatching = false;
+	return 0;
+}
+
 /* What has no connection here waits for the guest to dial. */
 int hf_guest_resume_here(struct hf_guest *g)
 {

@@ -378,6 +378,8 @@ static void output(struct hf_guest_stream *s)
 {
 	struct iovec iov[RS_OUTPUT_IOV];
 	int k;
+	if (s->g->standing)
+		return;
 	while (s->source.fd >= 0 && (k = rs_output(&s->rs, iov)) > 0) {
 		struct msghdr m = { .msg_iov = iov, .msg_iovlen = (size_t)k };
 		ssize_t n = sendmsg(s->source.fd, &m, MSG_NOSIGNAL);

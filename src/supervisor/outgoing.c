@@ -464,8 +464,11 @@ static void on_saved(void *ctx, const struct hf_err *err, json_t *answer, int *f
 		fail(o, MIG_SAVE, err);
 	else if (r < 0)
 		failf(o, MIG_SAVE, r, "holdfastd gave no record");
-	else
+	else {
+		/* What the device delivered before it saved is not in its record: it is here. */
+		(void)hf_guest_drain(o->sup->guest); /* it stands still since quiesce */
 		save_own(o);
+	}
 }
 
 static void save(struct outgoing *o)
