@@ -3,18 +3,19 @@
  * load.c - the two doors through which the module comes into QEMU.
  *
  * As a TCG plugin: QEMU opens the file, compares qemu_plugin_version with its own range, and calls
- *qemu_plugin_install.
+ * qemu_plugin_install.
  *
- *	-plugin holdfast-qemu.so,mode=seamless
+ *	-plugin holdfast-qemu.so,mode=seamless,state=auto
  *
  * With LD_PRELOAD, which serves KVM too: the module's connect(2) stands before libc's. QEMU's first
- *connect is the one to a back end's socket; by then its types are registered, and no device is made
- *yet.
+ * connect is the one to a back end's socket; by then its types are registered, and no device is
+ *made yet.
  *
- *	HOLDFAST_QEMU_MODE=disruptive LD_PRELOAD=.../holdfast-qemu.so qemu-system-x86_64 ...
+ *	HOLDFAST_QEMU_MODE=disruptive HOLDFAST_QEMU_STATE=beside LD_PRELOAD=.../holdfast-qemu.so \
+ *		qemu-system-x86_64 ...
  *
  * What is refused ends QEMU at its start: the plugin's error, or the failed connect. Once QEMU has
- *given the module's reason of refusal, later connects pass: a running VM is never hurt.
+ * given the module's reason of refusal, later connects pass: a running VM is never hurt.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -80,20 +81,48 @@ __attribute__((constructor)) static void choose_plugin_version(void)
 	release(v);
 }
 
-static int parse_mode(const char *text, enum patch_mode *ret_mode)
+struct wish {
+	enum patch_mode mode;
+	enum state_way way;
+};
+
+/* 0, or -EINVAL when the word is none of the setting's. */
+static int parse_mode(const char *text, struct wish *w)
 {
 	if (!strcmp(text, "seamless"))
-		*ret_mode = PATCH_SEAMLESS;
+		w->mode = PATCH_SEAMLESS;
 	else if (!strcmp(text, "disruptive"))
-		*ret_mode = PATCH_DISRUPTIVE;
+		w->mode = PATCH_DISRUPTIVE;
 	else
 		return -EINVAL;
 	return 0;
 }
 
-static int install(const struct patch_symbols *s, enum patch_mode mode)
+static int parse_state(const char *text, struct wish *w)
 {
-	const char *why = patch_apply(s, mode);
+	if (!strcmp(text, "auto"))
+		w->way = STATE_AUTO;
+	else if (!strcmp(text, "beside"))
+		w->way = STATE_BESIDE;
+	else if (!strcmp(text, "stream"))
+		w->way = STATE_STREAM;
+	else
+		return -EINVAL;
+	return 0;
+}
+
+static int parse_argument(const char *text, struct wish *w)
+{
+	if (!strncmp(text, "mode=", 5))
+		return parse_mode(text + 5, w);
+	if (!strncmp(text, "state=", 6))
+		return parse_state(text + 6, w);
+	return -EINVAL;
+}
+
+static int install(const struct patch_symbols *s, const struct wish *w)
+{
+	const char *why = patch_apply(s, w->mode, w->way);
 
 	if (why)
 		return refuse(why);
@@ -103,40 +132,43 @@ static int install(const struct patch_symbols *s, enum patch_mode mode)
 
 int qemu_plugin_install(uint64_t id, const struct qemu_info *info, int argc, char **argv)
 {
-	enum patch_mode mode = PATCH_SEAMLESS;
+	struct wish w = { 0 };
 	struct patch_symbols s;
 
 	(void)id; /* the module registers nothing with QEMU */
 	(void)info;
 	for (int i = 0; i < argc; i++) {
-		if (strncmp(argv[i], "mode=", 5) || parse_mode(argv[i] + 5, &mode) < 0) {
+		if (parse_argument(argv[i], &w) < 0) {
 			fprintf(stderr,
 				"holdfast-qemu: refused: argument \"%s\": not known; give "
-				"mode=seamless or "
-				"mode=disruptive\n",
+				"mode=seamless or mode=disruptive, state=auto, state=beside or "
+				"state=stream\n",
 				argv[i]);
 			return -1;
 		}
 	}
 	patch_find_symbols(&s);
-	return install(&s, mode);
+	return install(&s, &w);
 }
 
 /* LD_PRELOAD is inherited: in a program that is not QEMU (a helper, a shell) the module does
  * nothing. */
 static int preloaded(void)
 {
-	const char *text = getenv("HOLDFAST_QEMU_MODE");
-	enum patch_mode mode = PATCH_SEAMLESS;
+	const char *mode = getenv("HOLDFAST_QEMU_MODE"), *state = getenv("HOLDFAST_QEMU_STATE");
+	struct wish w = { 0 };
 	struct patch_symbols s;
 
 	patch_find_symbols(&s);
 	if (patched || (!s.object_class_by_name && !strstr(program_invocation_short_name, "qemu")))
 		return 0;
-	if (text && parse_mode(text, &mode) < 0)
+	if (mode && parse_mode(mode, &w) < 0)
 		return refuse("environment variable HOLDFAST_QEMU_MODE: not known; "
 			      "set it to seamless or disruptive");
-	return install(&s, mode);
+	if (state && parse_state(state, &w) < 0)
+		return refuse("environment variable HOLDFAST_QEMU_STATE: not known; "
+			      "set it to auto, beside or stream");
+	return install(&s, &w);
 }
 
 static int (*libc_connect)(int, const struct sockaddr *, socklen_t);

@@ -16,7 +16,7 @@
  *	word 2		minimum version, priority
  *	words 3...	callbacks, of which the kernel device has post_load and pre_save only
  *	then		fields: an array whose first element begins with its name, "virtio"
- *	last		subsections: none
+ *	last		subsections: none; the copy may get one (state.c)
  *
  * The number of callbacks is the one thing that differs; the fields end it. Where a class keeps its
  *description also differs: it is the only word that, at the same place of both classes, points to a
@@ -36,6 +36,7 @@
 #define USER_NAME    "vhost-user-vsock"
 #define KERNEL_CLASS "vhost-vsock-device"
 #define KERNEL_NAME  "virtio-vhost_vsock"
+#define FS_CLASS     "vhost-user-fs-device"
 
 #define CLASS_WORDS       128 /* how far into a class the description is looked for */
 #define CALLBACKS         3   /* index of the first callback */
@@ -55,6 +56,7 @@ void patch_find_symbols(struct patch_symbols *s)
 		sizeof(f)); /* ISO C has no cast from object to function */
 	s->post_load = dlsym(RTLD_DEFAULT, "vhost_vsock_common_post_load");
 	s->pre_save = dlsym(RTLD_DEFAULT, "vhost_vsock_common_pre_save");
+	state_find_symbols(&s->state);
 }
 
 /* The index of the only word of the two classes that is the pointer to its description, in both;
@@ -122,6 +124,14 @@ static bool check_user_description(struct probe *p, const uintptr_t *from, int n
 	return true;
 }
 
+static int index_of(const void *callback, int n)
+{
+	for (int i = CALLBACKS; i < n; i++)
+		if (description[i] == (uintptr_t)callback)
+			return i;
+	return 0;
+}
+
 static bool is_migratable(struct probe *p, const uintptr_t *from)
 {
 	uintptr_t word;
@@ -130,11 +140,12 @@ static bool is_migratable(struct probe *p, const uintptr_t *from)
 }
 
 static const char *patch_classes(
-	struct probe *p, const struct patch_symbols *s, enum patch_mode mode)
+	struct probe *p, const struct patch_symbols *s, enum patch_mode mode, enum state_way way)
 {
 	uintptr_t **user = s->object_class_by_name(USER_CLASS);
 	uintptr_t **kernel = s->object_class_by_name(KERNEL_CLASS);
 	const uintptr_t *copy = description;
+	const char *why = NULL;
 	int slot, n;
 
 	if (!user || !kernel)
@@ -165,12 +176,19 @@ static const char *patch_classes(
 		if (description[i] == (uintptr_t)s->post_load)
 			description[i] = 0;
 	}
+	if (way != STATE_BESIDE)
+		why = state_subsections(p, &s->state, s->object_class_by_name(FS_CLASS), slot, n,
+			index_of(s->pre_save, n), way, &description[n - 1]);
+	if (way == STATE_STREAM && why)
+		return why;
 	if (!probe_write(p, &user[slot], &copy, sizeof(copy)))
 		return "class " USER_CLASS ": cannot be written to; use Debian's QEMU";
+	if (description[n - 1])
+		state_publish(user);
 	return NULL;
 }
 
-const char *patch_apply(const struct patch_symbols *s, enum patch_mode mode)
+const char *patch_apply(const struct patch_symbols *s, enum patch_mode mode, enum state_way way)
 {
 	struct probe p;
 	const char *why;
@@ -183,7 +201,7 @@ const char *patch_apply(const struct patch_symbols *s, enum patch_mode mode)
 		       "Debian's is";
 	if (probe_open(&p) < 0)
 		return "pipe: none to be had; raise the limit of open files (ulimit -n)";
-	why = patch_classes(&p, s, mode);
+	why = patch_classes(&p, s, mode, way);
 	probe_close(&p);
 	return why;
 }

@@ -3,6 +3,8 @@
 #ifndef HOLDFAST_QEMU_PATCH_H
 #define HOLDFAST_QEMU_PATCH_H
 
+#include "state.h"
+
 enum patch_mode {
 	PATCH_SEAMLESS,   /* the guest is not told: its connections live on */
 	PATCH_DISRUPTIVE, /* QEMU sends TRANSPORT_RESET after the migration: the guest reconnects */
@@ -13,11 +15,12 @@ struct patch_symbols {
 	void *(*object_class_by_name)(const char *name);
 	void *post_load; /* vhost_vsock_common_post_load */
 	void *pre_save;  /* vhost_vsock_common_pre_save */
+	struct state_symbols state;
 };
 
 void patch_find_symbols(struct patch_symbols *s);
 
 /* NULL when done; else why not (object, reason, remedy), and then nothing has been touched. */
-const char *patch_apply(const struct patch_symbols *s, enum patch_mode mode);
+const char *patch_apply(const struct patch_symbols *s, enum patch_mode mode, enum state_way way);
 
 #endif

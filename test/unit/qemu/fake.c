@@ -11,6 +11,8 @@ void *object_class_by_name(const char *name)
 		return fake.user;
 	if (!strcmp(name, "vhost-vsock-device"))
 		return fake.kernel;
+	if (!strcmp(name, "vhost-user-fs-device"))
+		return fake.fs;
 	return NULL;
 }
 

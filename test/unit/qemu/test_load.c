@@ -115,10 +115,26 @@ static void modes(void **state)
 	dlclose(module);
 }
 
+static void states(void **state)
+{
+	char automatic[] = "state=auto", beside[] = "state=beside", stream[] = "state=stream";
+	char seamless[] = "mode=seamless";
+	void *module = load();
+
+	(void)state;
+	fake_init(6);
+	assert_int_equal(install(module, 1, (char *[]){ automatic }), 0);
+	fake_init(6);
+	assert_int_equal(install(module, 2, (char *[]){ beside, seamless }), 0);
+	fake_init(6); /* this program exports no vhost_save_backend_state */
+	assert_int_not_equal(install(module, 2, (char *[]){ seamless, stream }), 0);
+	dlclose(module);
+}
+
 static void unknown_arguments(void **state)
 {
 	const char *unknown[] = { "", "mode", "mode=", "mode=Seamless", "mode=seamless2",
-		"color=red", "seamless" };
+		"color=red", "seamless", "state=", "state=both", "mode=auto" };
 	void *module = load();
 
 	(void)state;
@@ -139,6 +155,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(names_the_version_that_qemu_takes),
 		cmocka_unit_test(modes),
+		cmocka_unit_test(states),
 		cmocka_unit_test(unknown_arguments),
 	};
 

@@ -20,7 +20,7 @@ static void accepted(int n_callbacks, enum patch_mode mode)
 
 	fake_init(n_callbacks);
 	memcpy(want, fake.kernel_description, sizeof(want));
-	assert_null(patch_apply(&symbols, mode));
+	assert_null(patch_apply(&symbols, mode, STATE_AUTO));
 	got = (uintptr_t *)fake.user->word[FAKE_SLOT];
 	assert_ptr_not_equal(got, fake.kernel_description);
 	assert_string_equal((char *)got[0], "vhost-user-vsock");
@@ -47,7 +47,7 @@ static void every_known_layout_in_both_modes(void **state)
 static void refused(const struct patch_symbols *s, const char *text)
 {
 	struct fake before = fake;
-	const char *why = patch_apply(s, PATCH_SEAMLESS);
+	const char *why = patch_apply(s, PATCH_SEAMLESS, STATE_AUTO);
 
 	assert_non_null(why);
 	if (!strstr(why, text))
@@ -158,7 +158,7 @@ static void second_time(void **state)
 {
 	(void)state;
 	fake_init(9);
-	assert_null(patch_apply(&symbols, PATCH_DISRUPTIVE));
+	assert_null(patch_apply(&symbols, PATCH_DISRUPTIVE, STATE_AUTO));
 	refused(&symbols, "load the module once");
 }
 
@@ -176,7 +176,7 @@ static void class_at_the_end_of_memory(void **state)
 	fake_init(6);
 	*last = *fake.user;
 	fake.user = last;
-	assert_null(patch_apply(&symbols, PATCH_SEAMLESS));
+	assert_null(patch_apply(&symbols, PATCH_SEAMLESS, STATE_AUTO));
 
 	fake_init(6);
 	*last = *fake.user;
@@ -194,7 +194,7 @@ static void no_descriptor_is_left_open(void **state)
 	assert_int_equal(probe_open(&before), 0);
 	probe_close(&before);
 	fake_init(6);
-	assert_null(patch_apply(&symbols, PATCH_SEAMLESS));
+	assert_null(patch_apply(&symbols, PATCH_SEAMLESS, STATE_AUTO));
 	refused(&symbols, "load the module once");
 	assert_int_equal(probe_open(&after), 0); /* gets the same numbers unless some were kept */
 	assert_int_equal(after.read_fd, before.read_fd);
