@@ -87,6 +87,12 @@ static int cmd_state_save(struct request *rq, struct hf_err *reterr)
 	       json_object_set_new(rq->answer, "connections", json_integer((json_int_t)n_conns));
 }
 
+static int cmd_state_freeze(struct request *rq, struct hf_err *reterr)
+{
+	bool leave = json_is_true(json_object_get(rq->args, "leave"));
+	return dev_state_freeze(rq->vm, leave, reterr);
+}
+
 static int cmd_state_load(struct request *rq, struct hf_err *reterr)
 {
 	HF_CLEANUP(fd_closep) int fd = fd_take(&rq->client->in_fd);
@@ -134,6 +140,7 @@ static const struct command {
 	{ "vm-list", false, cmd_vm_list },
 	{ "conn-list", true, cmd_conn_list },
 	{ "state-save", true, cmd_state_save },
+	{ "state-freeze", true, cmd_state_freeze },
 	{ "state-load", true, cmd_state_load },
 	{ "claim", true, cmd_claim },
 	{ "state-discard", true, cmd_state_discard },

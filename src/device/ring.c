@@ -67,7 +67,7 @@ static int tx_packet(struct dev_vm *vm, const struct vq_chain *c)
 		return 0;
 	}
 	size_t k = vq_iov_slice(c->iov, c->n_out, sizeof(hdr), ev.len, part, HF_ARRAY_SIZE(part));
-	dev_conn_deliver(vm, dev_conn_of(ev.conn), part, k, ev.len, ev.flags);
+	dev_conn_deliver(vm, dev_conn_of(ev.conn), part, k, ev.len);
 	return 0;
 }
 
@@ -171,39 +171,36 @@ static size_t rx_room(
 	return room;
 }
 
-/* n bytes were read into the buffers at hand: each gets its header and its length, the last one the
- * flags (D6.4). An empty message takes a buffer as well. */
-static void rx_fill(
-	struct dev_vm *vm, struct rx *rx, struct dev_conn *conn, size_t n, uint32_t flags)
+/* n bytes were read into the buffers at hand: each gets its header and its length. */
+static void rx_fill(struct dev_vm *vm, struct rx *rx, struct dev_conn *conn, size_t n)
 {
 	uint8_t hdr[VSK_HDR_BYTES];
-	do {
+	while (n > 0) {
 		struct vq_chain *c = &chains[rx->done++];
 		struct iovec part[VQ_CHAIN_IOV_MAX];
 		size_t here = HF_MIN(n, (size_t)c->in_len - VSK_HDR_BYTES);
 		size_t k = vq_iov_slice(
 			vq_chain_in(c), c->n_in, VSK_HDR_BYTES, here, part, HF_ARRAY_SIZE(part));
 		vq_wrote(rx->vq, part, k, here);
-		vsk_data(&vm->vsk, &conn->core, (uint32_t)here, here == n ? flags : 0, hdr);
+		vsk_data(&vm->vsk, &conn->core, (uint32_t)here, 0, hdr);
 		(void)vq_write(rx->vq, c, 0, hdr, sizeof(hdr)); /* fits: the buffer is usable */
 		c->written = (uint32_t)(sizeof(hdr) + here);
 		n -= here;
-	} while (n > 0);
+	}
 }
 
 static void rx_data(struct dev_vm *vm, struct rx *rx, const struct vsk_out *out)
 {
-	static struct iovec part[VQ_CHAIN_IOV_MAX + 1]; /* one for dev_conn_read() */
+	static struct iovec part[VQ_CHAIN_IOV_MAX];
 	struct dev_conn *c = dev_conn_of(out->conn);
-	size_t n_part, len = rx_room(rx, out->max, part, VQ_CHAIN_IOV_MAX, &n_part);
-	uint32_t flags;
+	size_t n_part, len = rx_room(rx, out->max, part, HF_ARRAY_SIZE(part), &n_part);
 	bool drained;
-	ssize_t n = dev_conn_read(c, part, n_part, len, &drained, &flags);
-	if (n > 0 || flags)
-		rx_fill(vm, rx, c, (size_t)n, flags);
+	ssize_t n = dev_conn_read(c, part, n_part, len, &drained);
+	if (n > 0)
+		rx_fill(vm, rx, c, (size_t)n);
 	if (drained || n == -EAGAIN)
 		vsk_host_idle(&vm->vsk, &c->core);
-	else if (n == 0 && !flags)
+	else if (n == 0)
 		dev_conn_ended(vm, c);
 	else if (n < 0)
 		dev_conn_failed(vm, c, (int)n);

@@ -13,7 +13,9 @@
  *
  * A record travels as a sealed memfd (control socket) or through a pipe of the front end (device
  * state, vhost-user). The pipe is non-blocking and watched by the loop: the front end waits for our
- * answer first and reads or writes later (E4.3).
+ * answer first and reads or writes later (E4.3). A record goes one of the two ways only, or two
+ * hosts might own its connections: after it was given out by the control socket the front end gets
+ * none.
  */
 #include "base/fd.h"
 #include "base/log.h"
@@ -41,9 +43,6 @@ void dev_state_versions(unsigned *ret_oldest, unsigned *ret_newest)
  * could not be read. */
 static bool drain(struct dev_conn *c)
 {
-	if (c->core.type == VSK_TYPE_SEQPACKET)
-		return c->fd < 0 || (c->core.host_shut & VSK_SHUT_SEND) ||
-		       dev_message_drain(c) == 0;
 	while (c->fd >= 0 && !(c->core.host_shut & VSK_SHUT_SEND)) {
 		struct iovec iov[2];
 		int there = 0;
@@ -75,7 +74,7 @@ static bool worth_keeping(struct dev_vm *vm, struct dev_conn *c)
 	return false;
 }
 
-static struct vsk_bytes ring_bytes(const struct hf_ring *r, const struct hf_ring *ends)
+static struct vsk_bytes ring_bytes(const struct hf_ring *r)
 {
 	struct vsk_bytes b = { 0 };
 	struct iovec iov[2];
@@ -83,11 +82,6 @@ static struct vsk_bytes ring_bytes(const struct hf_ring *r, const struct hf_ring
 	for (int i = 0; i < k; i++) {
 		b.p[i] = iov[i].iov_base;
 		b.n[i] = iov[i].iov_len;
-	}
-	k = hf_ring_read_iov(ends, iov);
-	for (int i = 0; i < k; i++) {
-		b.ends_p[i] = iov[i].iov_base;
-		b.ends_n[i] = iov[i].iov_len;
 	}
 	return b;
 }
@@ -119,8 +113,7 @@ static int save(struct dev_vm *vm, struct record *ret, struct hf_err *reterr)
 		struct dev_conn *c = dev_conn_of(v);
 		c->kept = worth_keeping(vm, c);
 		n += c->kept;
-		cap += hf_ring_len(&c->to_host) + hf_ring_len(&c->to_guest) +
-		       hf_ring_len(&c->to_host_ends) + hf_ring_len(&c->to_guest_ends);
+		cap += hf_ring_len(&c->to_host) + hf_ring_len(&c->to_guest);
 	}
 	if (cap > DEV_RECORD_MAX)
 		return hf_err_set(reterr, -EFBIG,
@@ -135,8 +128,8 @@ static int save(struct dev_vm *vm, struct record *ret, struct hf_err *reterr)
 	vsk_save_begin(&s, &vm->vsk, buf, cap);
 	for (struct vsk_conn *v = NULL; (v = vsk_next(&vm->vsk, v)) != NULL;) {
 		struct dev_conn *c = dev_conn_of(v);
-		struct vsk_bytes to_host = ring_bytes(&c->to_host, &c->to_host_ends);
-		struct vsk_bytes to_guest = ring_bytes(&c->to_guest, &c->to_guest_ends);
+		struct vsk_bytes to_host = ring_bytes(&c->to_host);
+		struct vsk_bytes to_guest = ring_bytes(&c->to_guest);
 		vsk_save_conn(&s, v, c->kept, &to_host, &to_guest);
 	}
 	*ret = (struct record){ .buf = buf, .n_conns = n };
@@ -179,8 +172,19 @@ int dev_state_save(
 	free(rec.buf);
 	if (r < 0)
 		return hf_err_set(reterr, r, "cannot make a file for the record: %s", strerror(-r));
+	vm->left_out = true;
 	*ret_size = rec.len;
 	*ret_conns = rec.n_conns;
+	return 0;
+}
+
+int dev_state_freeze(struct dev_vm *vm, bool leave, struct hf_err *reterr)
+{
+	int r = save_refused(vm, reterr);
+	if (r < 0)
+		return r;
+	vm->frozen = true;
+	vm->left_out = leave;
 	return 0;
 }
 
@@ -206,30 +210,15 @@ static const char *load_error_text(int error)
 	}
 }
 
-static int put_part(struct hf_ring *r, const void *const p[2], const size_t n[2], size_t cap)
+static int put_bytes(struct hf_ring *r, const struct vsk_bytes *b, size_t cap)
 {
-	if (n[0] + n[1] == 0)
+	size_t n = b->n[0] + b->n[1];
+	if (n == 0)
 		return 0;
-	int e = dev_conn_reserve(r, HF_MAX(n[0] + n[1], cap));
+	int e = dev_conn_reserve(r, HF_MAX(n, cap));
 	for (int i = 0; i < 2 && e == 0; i++)
-		(void)hf_ring_put(r, p[i], n[i]); /* fits: reserved */
+		(void)hf_ring_put(r, b->p[i], b->n[i]); /* fits: reserved */
 	return e;
-}
-
-static int put_bytes(struct hf_ring *r, struct hf_ring *ends, const struct vsk_bytes *b, size_t cap)
-{
-	int e = put_part(r, b->p, b->n, cap);
-	return e < 0 ? e : put_part(ends, b->ends_p, b->ends_n, 0);
-}
-
-/* How much has come of the guest's last message: what lies behind the ends. */
-static uint32_t unfinished(const struct dev_conn *c)
-{
-	struct hf_ring ends = c->to_host_ends;
-	size_t n = hf_ring_len(&c->to_host);
-	for (; c->core.rx_mid && hf_ring_len(&ends) > 0; hf_ring_consumed(&ends, VSK_END_BYTES))
-		n -= dev_message_len(&ends);
-	return c->core.rx_mid ? (uint32_t)n : 0;
 }
 
 static int load_conns(struct dev_vm *vm, struct vsk_load *l)
@@ -240,14 +229,12 @@ static int load_conns(struct dev_vm *vm, struct vsk_load *l)
 		struct dev_conn *c = dev_conn_of(v);
 		c->fd = -1;
 		if (r == 0)
-			r = put_bytes(&c->to_host, &c->to_host_ends, &to_host, v->buf_alloc);
+			r = put_bytes(&c->to_host, &to_host, v->buf_alloc);
 		if (r == 0)
-			r = put_bytes(&c->to_guest, &c->to_guest_ends, &to_guest, 0);
-		if (r == 0)
-			c->part = unfinished(c);
+			r = put_bytes(&c->to_guest, &to_guest, 0);
 		if (v->state == VSK_DIALLING)
 			dev_unix_dial_later(vm, c, UINT64_MAX); /* the engine has the deadline */
-		else if (hf_ring_len(&c->to_guest) + hf_ring_len(&c->to_guest_ends) > 0)
+		else if (hf_ring_len(&c->to_guest) > 0)
 			vsk_host_readable(&vm->vsk, v);
 	}
 	return r;
@@ -274,11 +261,19 @@ static int load(struct dev_vm *vm, const void *buf, size_t len)
 	return 0;
 }
 
+static int rings_refuse(const struct dev_vm *vm, struct hf_err *reterr)
+{
+	if (vhu_suspended(&vm->vhu))
+		return 0;
+	return hf_err_set(reterr, -EBUSY, "vm \"%s\": the rings run: load before the guest starts",
+		vm->opt->name);
+}
+
 static int load_refused(const struct dev_vm *vm, struct hf_err *reterr)
 {
-	if (!vhu_suspended(&vm->vhu))
-		return hf_err_set(reterr, -EBUSY,
-			"vm \"%s\": the rings run: load before the guest starts", vm->opt->name);
+	int r = rings_refuse(vm, reterr);
+	if (r < 0)
+		return r;
 	if (vm->vsk.n_conns > 0)
 		return hf_err_set(reterr, -EBUSY,
 			"vm \"%s\": it has connections already: state-discard forgets loaded ones",
@@ -337,8 +332,7 @@ static int attach_claimed(struct dev_vm *vm, struct dev_conn *c, int *ret_fd)
 {
 	HF_CLEANUP(fd_closep) int theirs = -1;
 	int sv[2];
-	int type = c->core.type == VSK_TYPE_SEQPACKET ? SOCK_SEQPACKET : SOCK_STREAM;
-	if (socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, sv) < 0)
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0)
 		return -errno;
 	theirs = sv[1];
 	int r = fd_set_nonblock(sv[0], true);
@@ -431,7 +425,11 @@ static int begin_save(struct dev_vm *vm)
 {
 	struct record rec;
 	struct hf_err err = { 0 };
-	int r = save(vm, &rec, &err);
+	int r = save_refused(vm, &err);
+	if (r == 0 && vm->left_out)
+		return 0; /* empty: it goes by the control socket, or stays behind (E4.9) */
+	if (r == 0)
+		r = save(vm, &rec, &err);
 	if (r < 0) {
 		hf_error("%s", err.text);
 		return r;
@@ -448,7 +446,7 @@ int dev_transfer_begin(struct dev_vm *vm, int fd, bool is_load)
 	struct hf_err err = { 0 };
 	if (t->fd >= 0)
 		return -EBUSY;
-	int r = is_load ? load_refused(vm, &err) : 0;
+	int r = is_load ? rings_refuse(vm, &err) : 0;
 	if (r < 0)
 		hf_error("%s", err.text);
 	if (r == 0)
@@ -481,6 +479,10 @@ int dev_transfer_check(struct dev_vm *vm)
 static void save_step(struct dev_vm *vm)
 {
 	struct dev_transfer *t = &vm->transfer;
+	if (t->len == 0) {
+		finish(vm, 0);
+		return;
+	}
 	ssize_t n = write(t->fd, t->buf + t->sent, HF_MIN(t->len - t->sent, (size_t)TRANSFER_STEP));
 	if (n < 0 && errno != EAGAIN && errno != EINTR) {
 		finish(vm, -errno);
@@ -495,8 +497,10 @@ static void save_step(struct dev_vm *vm)
 static int load_end(struct dev_vm *vm)
 {
 	struct hf_err err = { 0 };
-	int r = load_refused(vm, &err);     /* again: the rings may have started meanwhile */
-	if (r == 0 && vm->transfer.len > 0) /* empty: the connections were left behind on purpose */
+	if (vm->transfer.len == 0)
+		return 0; /* the connections went another way, or were left behind on purpose */
+	int r = load_refused(vm, &err); /* again: the rings may have started meanwhile */
+	if (r == 0)
 		r = load(vm, vm->transfer.buf, vm->transfer.len);
 	if (r < 0)
 		hf_error("vm %s: device state is refused: %s", vm->opt->name,
