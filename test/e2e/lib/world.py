@@ -83,13 +83,13 @@ def need_program(name, package):
 class Process:
     """A program that was started in a world; its output is in WORLD/NAME.log."""
 
-    def __init__(self, world, name, argv, env=None, fds=()):
+    def __init__(self, world, name, argv, env=None):
         self.name = name
         self.log = world.path / f"{name}.log"
         with open(self.log, "ab") as out:
             self.popen = subprocess.Popen(
                 [str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=world.path,
-                env={**os.environ, **(env or {})}, pass_fds=fds,
+                env={**os.environ, **(env or {})},
                 preexec_fn=lambda: LIBC.prctl(1, signal.SIGKILL))  # PR_SET_PDEATHSIG: ends with the test
 
     def alive(self):
@@ -130,8 +130,8 @@ class World:
         self.path = pathlib.Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))  # short: socket paths are bounded
         self.processes = []
 
-    def spawn(self, name, argv, env=None, fds=()):
-        process = Process(self, name, argv, env, fds)
+    def spawn(self, name, argv, env=None):
+        process = Process(self, name, argv, env)
         self.processes.append(process)
         return process
 
@@ -357,8 +357,9 @@ class Node:
         self.control = Control(control)
         self.vm = None
 
-    def start(self, mode="seamless", **kind):
-        self.vm = Vm(self.world, self.name, self.device, module=f"{MODULE},mode={mode}", **kind).connect()
+    def start(self, mode="seamless", state="auto", **kind):
+        module = f"{MODULE},mode={mode},state={state}"
+        self.vm = Vm(self.world, self.name, self.device, module=module, **kind).connect()
         return self
 
     def listen(self, port):
@@ -388,7 +389,7 @@ class Node:
 def migrate_until_switchover(a, b):
     """Both guests' QEMUs stand still: the source's rings are stopped, the destination has the memory."""
     stream = f"unix:{a.world.path}/stream"
-    capabilities = [{"capability": name, "state": True} for name in ("events", "pause-before-switchover")]
+    capabilities = [{"capability": name, "state": True} for name in ("events", "pause-before-switchover", "return-path")]
     for node in (a, b):
         node.vm.qmp.command("migrate-set-capabilities", capabilities=capabilities)
     b.vm.qmp.command("migrate-incoming", uri=stream)
@@ -396,6 +397,15 @@ def migrate_until_switchover(a, b):
     a.vm.qmp.wait_event("MIGRATION", lambda data: data["status"] in ("pre-switchover", "failed"))
     info = a.vm.qmp.command("query-migrate")
     assert info["status"] == "pre-switchover", info
+
+
+def state_way(node):
+    """How this QEMU's module lets the device's state travel: "stream" or "beside"."""
+    try:
+        return node.vm.qmp.command("qom-get", path="/machine/peripheral/vsock0/virtio-backend",
+                                   property="holdfast-state")
+    except RuntimeError:
+        return "beside"
 
 
 def migrate_finish(a, b):
