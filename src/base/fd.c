@@ -6,6 +6,9 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+/* syscalls: read write close fcntl socket(0=AF_UNIX) bind listen connect fchmod fstat newfstatat
+ * unlink unlinkat getsockopt sendmsg recvmsg */
+
 void fd_closep(int *fd)
 {
 	if (*fd < 0)

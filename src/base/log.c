@@ -7,6 +7,8 @@
 #include <time.h>
 #include <unistd.h>
 
+/* syscalls: clock_gettime write */
+
 #define LOG_LINE_MAX 1024
 
 static const char *const level_names[] = { "error", "warning", "info", "debug", "trace" };

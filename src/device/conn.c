@@ -17,6 +17,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+/* syscalls: sendmsg recvmsg shutdown */
+
 struct dev_conn *dev_conn_at(const struct dev_vm *vm, size_t slot)
 {
 	if (slot >= vm->n_chunks * DEV_CONNS_CHUNK)

@@ -16,6 +16,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+/* syscalls: accept4 getsockopt unlink unlinkat */
+
 #define MESSAGES_PER_EVENT 32
 #define FRONT_BACKLOG      8
 

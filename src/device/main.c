@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "daemon.h"
 #include "map.h"
+#include "sandbox.h"
 #include "vm.h"
 #include <errno.h>
 #include <signal.h>
@@ -73,12 +74,31 @@ static int start(struct dev_daemon *d, struct hf_err *reterr)
 	return 0;
 }
 
+static int enter_sandbox(const struct dev_options *o, struct hf_err *reterr)
+{
+	HF_CLEANUP(dev_sandbox_done) struct dev_sandbox s = { 0 };
+	int r = dev_sandbox_add_socket(&s, o->control);
+	for (size_t i = 0; i < o->n_vms && r == 0; i++) {
+		r = dev_sandbox_add_socket(&s, o->vm[i].socket);
+		if (r == 0)
+			r = dev_sandbox_add_socket(&s, o->vm[i].uds_path);
+	}
+	for (size_t i = 0; i < o->n_sandbox_dirs && r == 0; i++)
+		r = dev_sandbox_add_dir(&s, o->sandbox_dir[i]);
+	if (r < 0)
+		return hf_err_set(reterr, r, "sandbox: %s", strerror(-r));
+	return dev_sandbox_enter(&s, reterr);
+}
+
 static int run(struct dev_daemon *d)
 {
 	uv_signal_t term, intr;
 	struct hf_err err = { 0 };
 	raise_fd_limit();
 	(void)signal(SIGPIPE, SIG_IGN); /* fails only for a bad number */
+	/* A ring of io_uring would go around the filter of system calls. Fails only without memory.
+	 */
+	(void)setenv("UV_USE_IO_URING", "0", 1);
 	int r = dev_map_setup();
 	if (r == 0)
 		r = dev_loop_init(&d->loop);
@@ -91,7 +111,11 @@ static int run(struct dev_daemon *d)
 	term.data = intr.data = &d->loop;
 	(void)uv_signal_start(&term, on_signal, SIGTERM); /* fails only for a bad number */
 	(void)uv_signal_start(&intr, on_signal, SIGINT);
-	r = start(d, &err);
+	r = d->opt.user ? dev_sandbox_user(d->opt.user, &err) : 0;
+	if (r == 0)
+		r = start(d, &err);
+	if (r == 0 && !d->opt.no_sandbox)
+		r = enter_sandbox(&d->opt, &err);
 	if (r < 0)
 		hf_error("%s", err.text);
 	else

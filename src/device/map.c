@@ -6,6 +6,8 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+/* syscalls: fstat newfstatat mmap(2!PROT_EXEC) munmap rt_sigaction */
+
 /* Written outside of the handler only, which runs in the one thread that touches the maps. */
 static struct map {
 	uint8_t *p; /* NULL: free */

@@ -31,13 +31,18 @@ const char dev_options_help[] =
 	"  --control PATH         control socket (JSON lines)\n"
 	"  --claim-timeout TIME   how long a loaded connection waits for its application once the\n"
 	"                         guest runs; '5s' or '250ms', 5s by default\n"
+	"  --user USER[:GROUP]    run as this user; only root can\n"
+	"  --sandbox-dir DIR      sockets may be made below DIR as well, for VMs that are added\n"
+	"                         later; may be given up to 16 times\n"
+	"  --no-sandbox           without the filter of system calls, Landlock, and with all\n"
+	"                         privileges; to debug\n"
 	"  --log-level LEVEL      error, warning, info, debug or trace; info by default\n"
 	"  --log-format FORMAT    text or json; text by default\n"
 	"  --print-capabilities   print a JSON object for vhost-user front ends and exit\n"
 	"  --help, --version      print this or the version and exit\n"
 	"\n"
 	"Stays in the foreground, logs to standard error, ends on SIGTERM or SIGINT.\n"
-	"Exit status: 0 ended as asked, 1 failed, 2 wrong command line.\n";
+	"Exit status: 0 ended as asked, 1 failed, 2 wrong command line, 3 sandbox.\n";
 
 const char dev_options_capabilities[] =
 	"{\n  \"type\": \"vsock\",\n  \"features\": [\"migrate-precopy\"]\n}\n";
@@ -187,6 +192,9 @@ enum {
 	OPT_SOCKET_PATH,
 	OPT_CONTROL,
 	OPT_CLAIM_TIMEOUT,
+	OPT_USER,
+	OPT_SANDBOX_DIR,
+	OPT_NO_SANDBOX,
 	OPT_LOG_LEVEL,
 	OPT_LOG_FORMAT,
 	OPT_VM_KEY, /* an option named as its key in --vm */
@@ -208,6 +216,9 @@ static const struct option long_options[] = {
 	{ "fd", required_argument, NULL, OPT_FD },
 	{ "control", required_argument, NULL, OPT_CONTROL },
 	{ "claim-timeout", required_argument, NULL, OPT_CLAIM_TIMEOUT },
+	{ "user", required_argument, NULL, OPT_USER },
+	{ "sandbox-dir", required_argument, NULL, OPT_SANDBOX_DIR },
+	{ "no-sandbox", no_argument, NULL, OPT_NO_SANDBOX },
 	{ "log-level", required_argument, NULL, OPT_LOG_LEVEL },
 	{ "log-format", required_argument, NULL, OPT_LOG_FORMAT },
 	{ "print-capabilities", no_argument, NULL, OPT_CAPABILITIES },
@@ -227,6 +238,14 @@ static int take_log(int opt, const char *text, struct dev_options *o, struct hf_
 	if (strcmp(text, "text") != 0 && strcmp(text, "json") != 0)
 		return hf_err_set(reterr, -EINVAL, "--log-format %s: want text or json", text);
 	o->log_format = strcmp(text, "json") == 0 ? HF_LOG_JSON : HF_LOG_TEXT;
+	return 0;
+}
+
+static int add_sandbox_dir(struct dev_options *o, const char *dir, struct hf_err *reterr)
+{
+	if (o->n_sandbox_dirs == DEV_SANDBOX_DIRS)
+		return hf_err_set(reterr, -EINVAL, "--sandbox-dir: more than %d", DEV_SANDBOX_DIRS);
+	o->sandbox_dir[o->n_sandbox_dirs++] = dir;
 	return 0;
 }
 
@@ -311,6 +330,15 @@ int dev_options_parse(struct dev_options *o, int argc, char **argv, struct hf_er
 			break;
 		case OPT_CLAIM_TIMEOUT:
 			r = take_duration(optarg, &o->claim_timeout_ms, reterr);
+			break;
+		case OPT_USER:
+			o->user = optarg;
+			break;
+		case OPT_SANDBOX_DIR:
+			r = add_sandbox_dir(o, optarg, reterr);
+			break;
+		case OPT_NO_SANDBOX:
+			o->no_sandbox = true;
 			break;
 		case OPT_LOG_LEVEL:
 		case OPT_LOG_FORMAT:

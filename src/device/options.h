@@ -19,6 +19,7 @@
 #define DEV_TX_BUFFER_MAX        (4U << 20)
 #define DEV_TX_BUFFER_DEFAULT    (256U << 10)
 #define DEV_QUEUE_SIZE_MAX       1024
+#define DEV_SANDBOX_DIRS         16
 #define DEV_CLAIM_TIMEOUT_MS     5000
 #define DEV_CLAIM_TIMEOUT_MS_MAX 3600000
 
@@ -40,6 +41,11 @@ struct dev_options {
 	size_t n_vms;
 	char control[DEV_PATH_MAX + 1]; /* "" when there is none */
 	unsigned claim_timeout_ms;
+	bool no_sandbox;
+	const char *user; /* of the command line; NULL: as started */
+	const char
+		*sandbox_dir[DEV_SANDBOX_DIRS]; /* likewise; besides the folders of the sockets */
+	size_t n_sandbox_dirs;
 	enum hf_log_level log_level;
 	enum hf_log_format log_format;
 };

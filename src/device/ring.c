@@ -18,6 +18,8 @@
 #include <errno.h>
 #include <string.h>
 
+/* syscalls: write */
+
 #define BATCH     64  /* chains in work at once */
 #define READ_MAX  32  /* guest buffers that one read may fill */
 #define TX_BUDGET 512 /* chains per turn */

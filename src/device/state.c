@@ -29,6 +29,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* syscalls: ioctl(1=FIONREAD) readv read write pread64 lseek memfd_create fcntl fstat newfstatat
+ * socketpair(0=AF_UNIX) shutdown */
+
 #define TRANSFER_STEP (256U << 10) /* bytes per turn */
 
 void dev_state_versions(unsigned *ret_oldest, unsigned *ret_newest)

@@ -20,6 +20,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+/* syscalls: accept4 recvfrom socket(0=AF_UNIX) bind connect getpid unlink unlinkat */
+
 #define HOST_BACKLOG 128
 #define NAME_TRIES   16 /* names of dialling sockets that may be taken */
 

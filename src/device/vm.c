@@ -9,6 +9,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+/* syscalls: getrandom unlink unlinkat */
+
 #define BUCKETS_MIN    64
 #define POLLED_RING_US 1000 /* a ring without a kick descriptor is looked at this often */
 
