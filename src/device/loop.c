@@ -9,6 +9,7 @@
 /* syscalls: epoll_wait epoll_pwait epoll_ctl clock_gettime close */
 
 #define EVENTS_PER_TURN 64
+#define WAIT_MAX_MS     (24u * 3600 * 1000)
 
 static uint64_t clock_us(void)
 {
@@ -17,48 +18,29 @@ static uint64_t clock_us(void)
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
-static void on_timer(uv_timer_t *t);
+/* Until the time to wake up at; rounded up, or we would find nothing due. */
+static int timeout_ms(const struct dev_loop *l, uint64_t next_us)
+{
+	if (next_us <= l->now_us)
+		return 0;
+	return next_us == UINT64_MAX ? -1 : (int)HF_MIN((next_us - l->now_us + 999) / 1000, WAIT_MAX_MS);
+}
 
-static void on_idle(uv_idle_t *idle);
-
-static void turn(struct dev_loop *l)
+/* Sleeps until something happens or is due, and does it; returns when the next is due. */
+static uint64_t turn(struct dev_loop *l, uint64_t next_us)
 {
 	struct epoll_event ev[EVENTS_PER_TURN];
-	int n = epoll_wait(l->epfd, ev, EVENTS_PER_TURN, 0);
+	int n = epoll_wait(l->epfd, ev, EVENTS_PER_TURN, timeout_ms(l, next_us));
 	l->now_us = clock_us();
 	for (int i = 0; i < n; i++) {
 		struct dev_tag tag;
 		memcpy(&tag, &ev[i].data.u64, sizeof(tag));
-		l->on_event(l->owner, tag, ev[i].events);
+		if (tag.what == DEV_ON_UV)
+			(void)uv_run(&l->uv, UV_RUN_NOWAIT); /* says only whether handles are left */
+		else
+			l->on_event(l->owner, tag, ev[i].events);
 	}
-	uint64_t next_us = l->on_turn(l->owner);
-	if (next_us <= l->now_us) {
-		(void)uv_idle_start(&l->idle, on_idle); /* fails only without a callback */
-		return;
-	}
-	(void)uv_idle_stop(&l->idle); /* never fails */
-	if (next_us == UINT64_MAX)
-		(void)uv_timer_stop(&l->timer); /* never fails */
-	else
-		(void)uv_timer_start(&l->timer, on_timer, (next_us - l->now_us + 999) / 1000, 0);
-}
-
-static void on_poll(uv_poll_t *p, int status, int events)
-{
-	(void)events; /* the set is only ever readable */
-	if (status < 0)
-		hf_error("loop: %s", uv_strerror(status));
-	turn(p->data);
-}
-
-static void on_timer(uv_timer_t *t)
-{
-	turn(t->data);
-}
-
-static void on_idle(uv_idle_t *idle)
-{
-	turn(idle->data);
+	return l->on_turn(l->owner);
 }
 
 int dev_loop_init(struct dev_loop *l)
@@ -71,14 +53,9 @@ int dev_loop_init(struct dev_loop *l)
 		fd_closep(&l->epfd);
 		return r;
 	}
-	l->poll.data = l->timer.data = l->idle.data = l;
-	(void)uv_timer_init(&l->uv, &l->timer); /* these two never fail */
-	(void)uv_idle_init(&l->uv, &l->idle);
-	r = uv_poll_init(&l->uv, &l->poll, l->epfd);
-	if (r == 0)
-		r = uv_poll_start(&l->poll, UV_READABLE, on_poll);
 	l->now_us = clock_us();
-	return r;
+	return dev_loop_watch(
+		l, uv_backend_fd(&l->uv), EPOLLIN, (struct dev_tag){ .what = DEV_ON_UV });
 }
 
 static void close_handle(uv_handle_t *h, void *arg)
@@ -98,13 +75,14 @@ void dev_loop_done(struct dev_loop *l)
 
 void dev_loop_run(struct dev_loop *l)
 {
-	turn(l);
-	(void)uv_run(&l->uv, UV_RUN_DEFAULT); /* says only whether handles are left */
+	(void)uv_run(&l->uv, UV_RUN_NOWAIT); /* it watches its handles from here on */
+	for (uint64_t next_us = 0; !l->stopped;)
+		next_us = turn(l, next_us);
 }
 
 void dev_loop_stop(struct dev_loop *l)
 {
-	uv_stop(&l->uv);
+	l->stopped = true;
 }
 
 int dev_loop_watch(struct dev_loop *l, int fd, uint32_t events, struct dev_tag tag)

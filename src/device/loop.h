@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * loop.h - one epoll set for every descriptor of the daemon, hung in libuv as a single handle.
+ * loop.h - one epoll set for every descriptor of the daemon, libuv's own among them.
  *
- * libuv brings signals, the timer and the turn; the set of our own can be edge-triggered, so that a
- * connection costs no system call to wait for. What stands in the kernel is a tag, never a pointer:
- * the owner compares its generation and drops a late event of a slot that is somebody else's now.
+ * We sleep in the set of our own, so a wake-up costs one system call; libuv, which brings signals,
+ * runs when its descriptor in the set says so. The set can be edge-triggered, so that a connection
+ * costs no system call to wait for. What stands in the kernel is a tag, never a pointer: the owner
+ * compares its generation and drops a late event of a slot that is somebody else's now.
  *
  * A turn: events are dispatched, then the owner's turn function does the work that they announced
  * and says when it wants to be called again.
@@ -27,6 +28,7 @@ enum dev_what {
 	DEV_ON_KICK,     /* slot: queue */
 	DEV_ON_CONN,     /* slot: connection */
 	DEV_ON_TRANSFER, /* pipe of a device state transfer */
+	DEV_ON_UV,       /* the loop's own business */
 };
 
 struct dev_tag {
@@ -39,10 +41,8 @@ static_assert(sizeof(struct dev_tag) == sizeof(uint64_t), "a tag is what epoll k
 
 struct dev_loop {
 	uv_loop_t uv;
-	uv_poll_t poll;
-	uv_timer_t timer;
-	uv_idle_t idle;
 	int epfd;
+	bool stopped;
 	uint64_t now_us;
 	void *owner;
 	void (*on_event)(void *owner, struct dev_tag tag, uint32_t events);

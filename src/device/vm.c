@@ -203,6 +203,7 @@ void dev_vm_on_event(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
 		break;
 	case DEV_ON_CONTROL_LISTEN:
 	case DEV_ON_CONTROL:
+	case DEV_ON_UV:
 		break; /* not a VM's */
 	}
 }
