@@ -17,7 +17,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* syscalls: sendmsg recvmsg shutdown */
+/* syscalls: sendmsg recvmsg shutdown setsockopt */
+
+/* The kernel doubles it: 256 KiB and the overhead of their pages. */
+#define SNDBUF_BYTES (160 << 10)
 
 struct dev_conn *dev_conn_at(const struct dev_vm *vm, size_t slot)
 {
@@ -68,7 +71,7 @@ static int watch(struct dev_vm *vm, struct dev_conn *c, bool out)
 int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd)
 {
 	c->fd = fd;
-	c->hup = c->ending = false;
+	c->hup = c->ending = c->wide = false;
 	int r = watch(vm, c, hf_ring_len(&c->to_host) > 0);
 	if (r < 0)
 		dev_loop_close(vm->loop, &c->fd);
@@ -183,6 +186,16 @@ static void keep(
 	}
 }
 
+/* A socket that was full once gets a buffer that holds what a guest may send ahead, so that the
+ * next window is copied into it and not into the ring first. */
+static void widen(struct dev_conn *c)
+{
+	static const int bytes = SNDBUF_BYTES;
+	if (c->fd >= 0 && !c->wide) /* where it is refused, the ring does */
+		(void)setsockopt(c->fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+	c->wide = true;
+}
+
 void dev_conn_deliver(
 	struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov, size_t len)
 {
@@ -195,8 +208,10 @@ void dev_conn_deliver(
 	}
 	if (n == -EAGAIN)
 		n = 0;
-	if ((size_t)n < len)
+	if ((size_t)n < len) {
+		widen(c);
 		keep(vm, c, iov, n_iov, (size_t)n);
+	}
 	if (hf_ring_len(&c->to_host) > 0 && c->fd >= 0)
 		wait_for_room(vm, c);
 	if (n > 0 && c->core.held_by_device)

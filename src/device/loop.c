@@ -23,7 +23,8 @@ static int timeout_ms(const struct dev_loop *l, uint64_t next_us)
 {
 	if (next_us <= l->now_us)
 		return 0;
-	return next_us == UINT64_MAX ? -1 : (int)HF_MIN((next_us - l->now_us + 999) / 1000, WAIT_MAX_MS);
+	return next_us == UINT64_MAX ? -1
+				     : (int)HF_MIN((next_us - l->now_us + 999) / 1000, WAIT_MAX_MS);
 }
 
 /* Sleeps until something happens or is due, and does it; returns when the next is due. */
@@ -36,7 +37,8 @@ static uint64_t turn(struct dev_loop *l, uint64_t next_us)
 		struct dev_tag tag;
 		memcpy(&tag, &ev[i].data.u64, sizeof(tag));
 		if (tag.what == DEV_ON_UV)
-			(void)uv_run(&l->uv, UV_RUN_NOWAIT); /* says only whether handles are left */
+			(void)uv_run(
+				&l->uv, UV_RUN_NOWAIT); /* says only whether handles are left */
 		else
 			l->on_event(l->owner, tag, ev[i].events);
 	}

@@ -3,8 +3,9 @@
  * ring.c - packets between the guest's queues and the engine.
  *
  * tx: many chains are taken at one look at the index; each header goes to the engine, payload goes
- * from guest memory to the host socket. All of them are given back with one store of the used index
- * and at most one notification.
+ * from guest memory to the host socket, that of neighbouring packets of one stream with one
+ * sendmsg(2). All of them are given back with one store of the used index and at most one
+ * notification.
  *
  * rx: buffers are taken as they are needed. Payload is read from a host socket straight into as
  * many guest buffers as the engine allows, with one recvmsg(2); each buffer gets a header of its
@@ -12,6 +13,7 @@
  *
  * Both look again after asking for a kick, so that none is missed (D2.3).
  */
+#include "base/bytes.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "vm.h"
@@ -22,8 +24,13 @@
 
 #define BATCH     64  /* chains in work at once */
 #define READ_MAX  32  /* guest buffers that one read may fill */
-#define TX_BUDGET 512 /* chains per turn */
+#define TX_BUDGET 512 /* chains per call */
 #define RX_BUDGET 512
+#define RX_NOTIFY 16 /* buffers that the driver may work on while we fill the next */
+
+/* Parts of a packet's header (vsock/wire.c): who sends to whom, and what. */
+#define FLOW_BYTES 24
+#define HDR_OP     30
 
 /* Used by one queue at a time; too big for the stack. */
 static struct vq_chain chains[BATCH];
@@ -51,30 +58,65 @@ static void broken(struct dev_vm *vm, struct dev_queue *q)
 
 /* ---- guest to host ---- */
 
+/* Payload of neighbouring packets of one stream, which goes out with one call. */
+struct tx {
+	struct dev_conn *conn; /* NULL: nothing is here */
+	uint8_t flow[FLOW_BYTES];
+	size_t n_iov, len;
+	struct iovec iov[VQ_CHAIN_IOV_MAX];
+};
+
+static void tx_clear(struct tx *tx)
+{
+	tx->conn = NULL;
+	tx->n_iov = tx->len = 0;
+}
+
+static void tx_deliver(struct dev_vm *vm, struct tx *tx)
+{
+	if (tx->conn)
+		dev_conn_deliver(vm, tx->conn, tx->iov, tx->n_iov, tx->len);
+	tx_clear(tx);
+}
+
+/* Does the packet's payload belong behind what is here? */
+static bool tx_continues(const struct tx *tx, const struct vq_chain *c, const uint8_t *hdr)
+{
+	return memcmp(hdr, tx->flow, FLOW_BYTES) == 0 && le16_at(hdr + HDR_OP) == VSK_OP_RW &&
+	       tx->n_iov + c->n_out <= HF_ARRAY_SIZE(tx->iov);
+}
+
 /* One packet; -ENOSPC when the engine cannot take it now. */
-static int tx_packet(struct dev_vm *vm, const struct vq_chain *c)
+static int tx_packet(struct dev_vm *vm, struct tx *tx, const struct vq_chain *c)
 {
 	uint8_t hdr[VSK_HDR_BYTES];
-	struct iovec part[VQ_CHAIN_IOV_MAX];
 	struct vsk_ev ev;
 	if (vq_read(c, 0, hdr, sizeof(hdr)) < sizeof(hdr))
 		return -EBADMSG;
+	if (tx->conn && !tx_continues(tx, c, hdr))
+		tx_deliver(vm, tx);
 	if (vm->vsk.n_free == 0)
 		(void)dev_vm_reserve_slots(vm, 1); /* without one the engine answers RST */
 	int r = vsk_from_guest(&vm->vsk, vm->loop->now_us, hdr, c->out_len - sizeof(hdr), &ev);
 	if (r < 0)
 		return r;
 	if (ev.kind != VSK_EV_DATA) {
+		if (ev.kind == VSK_EV_CLOSED)
+			tx_clear(tx); /* the stream broke a rule: what is here is void */
 		dev_conn_handle(vm, &ev);
 		return 0;
 	}
-	size_t k = vq_iov_slice(c->iov, c->n_out, sizeof(hdr), ev.len, part, HF_ARRAY_SIZE(part));
-	dev_conn_deliver(vm, dev_conn_of(ev.conn), part, k, ev.len);
+	tx->conn = dev_conn_of(ev.conn);
+	memcpy(tx->flow, hdr, FLOW_BYTES);
+	tx->n_iov += vq_iov_slice(c->iov, c->n_out, sizeof(hdr), ev.len, tx->iov + tx->n_iov,
+		HF_ARRAY_SIZE(tx->iov) - tx->n_iov);
+	tx->len += ev.len;
 	return 0;
 }
 
 bool dev_ring_tx(struct dev_vm *vm)
 {
+	static struct tx tx; /* too big for the stack; empty between calls */
 	struct dev_queue *q = &vm->q[DEV_TX];
 	size_t budget = TX_BUDGET;
 	vq_disarm(&q->vq);
@@ -92,11 +134,12 @@ bool dev_ring_tx(struct dev_vm *vm)
 			break;
 		}
 		int done = 0;
-		for (; done < n && !vm->tx_blocked; done++)
-			if (tx_packet(vm, &chains[done]) == -ENOSPC) {
+		while (done < n && !vm->tx_blocked)
+			if (tx_packet(vm, &tx, &chains[done]) == -ENOSPC)
 				vm->tx_blocked = true;
-				break;
-			}
+			else
+				done++;
+		tx_deliver(vm, &tx);
 		vq_unpop(&q->vq, (size_t)(n - done));
 		vq_push(&q->vq, chains, (size_t)done);
 		budget -= (size_t)done;
@@ -107,11 +150,11 @@ bool dev_ring_tx(struct dev_vm *vm)
 
 /* ---- host to guest ---- */
 
-/* Buffers that were taken: [done, popped) are at hand, [0, done) are filled and not yet given back.
- */
+/* Buffers that were taken: [done, popped) are at hand, [pushed, done) are filled and not yet given
+ * back. */
 struct rx {
 	struct vq *vq;
-	size_t done, popped, n_iov;
+	size_t pushed, done, popped, n_iov;
 	bool dry; /* the queue has no more */
 	bool broken;
 };
@@ -134,11 +177,18 @@ static size_t rx_have(struct rx *rx, size_t k)
 	return HF_MIN(rx->popped - rx->done, want);
 }
 
+/* Lets the driver have what is filled. */
+static void rx_publish(struct rx *rx)
+{
+	vq_push(rx->vq, &chains[rx->pushed], rx->done - rx->pushed);
+	rx->pushed = rx->done;
+}
+
 static void rx_give_back(struct rx *rx)
 {
+	rx_publish(rx);
 	vq_unpop(rx->vq, rx->popped - rx->done);
-	vq_push(rx->vq, chains, rx->done);
-	rx->done = rx->popped = rx->n_iov = 0;
+	rx->pushed = rx->done = rx->popped = rx->n_iov = 0;
 	rx->dry = false;
 }
 
@@ -235,6 +285,10 @@ bool dev_ring_rx(struct dev_vm *vm)
 			c->written = VSK_HDR_BYTES;
 		} else {
 			rx_data(vm, &rx, &out);
+		}
+		if (rx.done - rx.pushed >= RX_NOTIFY) {
+			rx_publish(&rx);
+			notify(vm, q);
 		}
 		if (rx.done == BATCH)
 			rx_give_back(&rx);

@@ -60,6 +60,7 @@ struct dev_conn {
 	uint16_t slot;
 	bool hup;    /* the host has closed both ways */
 	bool ending; /* it sends no more: read until there is nothing */
+	bool wide;   /* its send buffer was enlarged */
 	bool watches_out;
 	bool dialling; /* in vm->dials */
 	bool kept;     /* goes into the record that is being written */
