@@ -262,6 +262,12 @@ def qemu_binary():
     return str(folder / "qemu-system-x86_64")
 
 
+def qemu_version():
+    """(major, minor)"""
+    text = subprocess.run([qemu_binary(), "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(int(n) for n in text.split("version ")[1].split(".")[:2])
+
+
 def qemu_argv(world, name, device_socket, image=None, memory="256M", module=f"{MODULE},mode=seamless", append="",
               extra=(), accel="tcg"):
     """QEMU with shared memory and a vhost-user-vsock device; QMP is at WORLD/NAME.qmp."""
