@@ -37,7 +37,8 @@ static const struct option run_options[] = { { "foreground", no_argument, NULL, 
 	{ "module", required_argument, NULL, OPT_NUMBER + 6 },
 	{ "kernel", required_argument, NULL, OPT_NUMBER + 7 },
 	{ "initrd", required_argument, NULL, OPT_NUMBER + 8 },
-	{ "append", required_argument, NULL, OPT_NUMBER + 9 }, { 0 } };
+	{ "append", required_argument, NULL, OPT_NUMBER + 9 },
+	{ "state", required_argument, NULL, OPT_NUMBER + 10 }, { 0 } };
 
 static int take_setting(struct options *o, int opt, const char *value)
 {
@@ -186,6 +187,8 @@ const struct cli_verb cli_vm_run = { "vm run", "NAME [OPTION...]",
 	"died is taken over as it is.\n\n"
 	"  --memory MIB, --cpus N, --cid N   the machine; 512, 1 and 4 by default\n"
 	"  --accel WHAT auto (KVM if it works here, else TCG; default), kvm or tcg\n"
+	"  --state auto|stream|beside        how connections travel in a migration: in QEMU's "
+	"stream, or beside\n"
 	"  --kernel, --initrd, --append      the guest's kernel, initramfs, more of its command "
 	"line\n"
 	"  --qemu, --device, --module        the programs: QEMU, holdfastd, holdfast-qemu.so; also "

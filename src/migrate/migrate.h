@@ -15,6 +15,7 @@
 #define HF_MIGRATE_H
 
 #include "base/err.h"
+#include <jansson.h>
 
 enum mig_mode { MIG_SEAMLESS, MIG_DISRUPTIVE, MIG_MODE_N_ };
 
@@ -51,6 +52,7 @@ struct mig {
 
 const char *mig_phase_name(enum mig_phase phase);
 const char *mig_mode_name(enum mig_mode mode);
+json_t *mig_capabilities(void);                                /* what both QEMUs are told to do */
 int mig_mode_parse(const char *name, enum mig_mode *ret_mode); /* -EINVAL if unknown */
 
 void mig_start(struct mig *m, enum mig_mode mode, uint64_t now_ms);

@@ -40,6 +40,15 @@ const char *mig_mode_name(enum mig_mode mode)
 	return mode < MIG_MODE_N_ ? modes[mode] : "?";
 }
 
+/* return-path: the source learns whether the destination could load all of it. Without, it takes
+ * for completed what it has written, and the guest might be nowhere. */
+json_t *mig_capabilities(void)
+{
+	return json_pack("{s:[{s:s, s:b}, {s:s, s:b}, {s:s, s:b}]}", "capabilities", "capability",
+		"events", "state", 1, "capability", "pause-before-switchover", "state", 1,
+		"capability", "return-path", "state", 1);
+}
+
 int mig_mode_parse(const char *name, enum mig_mode *ret_mode)
 {
 	for (int i = 0; i < MIG_MODE_N_; i++)

@@ -26,6 +26,9 @@ struct incoming {
 	struct mig_blob record, state;
 	size_t next_claim, claimed;
 	bool going, resumed, wants_commit, probed;
+	bool in_stream; /* the device's record comes in QEMU's stream: claimed when the guest runs
+			 */
+	bool claiming;
 	uint64_t resumed_us, alive_us, negotiated_us;
 	uv_timer_t timer;
 };
@@ -135,7 +138,8 @@ static void on_incoming(void *ctx, const struct hf_err *err, json_t *result)
 	if (!sup->incoming)
 		return;
 	(void)snprintf(uri, sizeof(uri), "unix:%s", sup_path(sup, "migrate.sock", path));
-	answer(sup->incoming, json_pack("{s:s}", "uri", uri), err);
+	answer(sup->incoming, json_pack("{s:s, s:b}", "uri", uri, "in_stream", sup->in_stream),
+		err);
 }
 
 static void on_capabilities(void *ctx, const struct hf_err *err, json_t *result)
@@ -163,10 +167,8 @@ static void do_listen(struct incoming *in, json_t *args, struct hf_err *reterr)
 		hf_err_set(reterr, -ECONNRESET, "the destination's QEMU is gone");
 		return;
 	}
-	monitor_call(in->sup->mon, "migrate-set-capabilities",
-		json_pack("{s:[{s:s, s:b}, {s:s, s:b}]}", "capabilities", "capability", "events",
-			"state", 1, "capability", "pause-before-switchover", "state", 1),
-		on_capabilities, in->sup);
+	monitor_call(in->sup->mon, "migrate-set-capabilities", mig_capabilities(), on_capabilities,
+		in->sup);
 }
 
 /* --- output, blob, chunk
@@ -265,6 +267,7 @@ static void do_chunk(struct incoming *in, json_t *args, struct hf_err *reterr)
  * ----------------------------------------------------------------------------------------- */
 
 static void claim_next(struct incoming *in);
+static void wake(struct incoming *in);
 
 static void on_claimed(void *ctx, const struct hf_err *err, json_t *msg, int *fd)
 {
@@ -288,12 +291,14 @@ static void on_claimed(void *ctx, const struct hf_err *err, json_t *msg, int *fd
 	claim_next(in);
 }
 
-/* Every connection of the session, one after the other, then the answer to `load`. */
+/* Every connection of the session, one after the other; then the answer to `load`, or, where the
+ * guest runs already, the session goes on. What a connection has waits in holdfastd meanwhile. */
 static void claim_next(struct incoming *in)
 {
 	struct sup *sup = in->sup;
 	struct hf_guest_connection conn;
-	if (in->record.data && hf_guest_connection(sup->guest, in->next_claim, &conn) == 0 &&
+	in->claiming = in->record.data || in->in_stream;
+	if (in->claiming && hf_guest_connection(sup->guest, in->next_claim, &conn) == 0 &&
 		sup->device) {
 		rpc_call(sup->device, "claim",
 			json_pack("{s:s, s:I, s:I}", "vm", "vm", "host_port",
@@ -302,7 +307,11 @@ static void claim_next(struct incoming *in)
 			-1, on_claimed, sup);
 		return;
 	}
-	answer(in, json_pack("{s:I}", "connections", (json_int_t)in->claimed), NULL);
+	in->claiming = false;
+	if (in->resumed)
+		wake(in);
+	else
+		answer(in, json_pack("{s:I}", "connections", (json_int_t)in->claimed), NULL);
 }
 
 static int adopt_state(struct incoming *in, struct hf_err *reterr)
@@ -324,6 +333,8 @@ static void adopt_and_claim(struct incoming *in)
 	struct hf_err err;
 	if (adopt_state(in, &err) < 0)
 		answer(in, NULL, &err);
+	else if (in->in_stream)
+		answer(in, NULL, NULL);
 	else
 		claim_next(in);
 }
@@ -354,7 +365,7 @@ static int record_memfd(const struct mig_blob *b, struct hf_err *reterr)
 static void do_load(struct incoming *in, json_t *args, struct hf_err *reterr)
 {
 	struct sup *sup = in->sup;
-	(void)args;
+	in->in_stream = json_is_true(json_object_get(args, "in_stream"));
 	if (sup->guest) {
 		hf_err_set(reterr, -EALREADY, "load: was done");
 		return;
@@ -420,9 +431,10 @@ static json_t *time_since_resume(const struct incoming *in, uint64_t at)
 static void commit(struct incoming *in)
 {
 	answer(in,
-		json_pack("{s:o, s:o, s:b}", "resume_to_first_byte_us",
-			time_since_resume(in, in->alive_us), "resume_to_negotiated_us",
-			time_since_resume(in, in->negotiated_us), "guest_alive", in->alive_us != 0),
+		json_pack("{s:I, s:o, s:o, s:b}", "connections", (json_int_t)in->claimed,
+			"resume_to_first_byte_us", time_since_resume(in, in->alive_us),
+			"resume_to_negotiated_us", time_since_resume(in, in->negotiated_us),
+			"guest_alive", in->alive_us != 0),
 		NULL);
 	incoming_free(in);
 }
@@ -430,7 +442,7 @@ static void commit(struct incoming *in)
 static void on_commit_timeout(uv_timer_t *h)
 {
 	struct incoming *in = h->data;
-	if (in->resumed) {
+	if (in->resumed && !in->claiming) {
 		commit(in);
 		return;
 	}
@@ -472,14 +484,23 @@ void incoming_guest_alive(struct sup *sup, bool negotiated)
 static void resumed(struct incoming *in)
 {
 	struct sup *sup = in->sup;
-	struct hf_err err;
 	char path[HF_NODE_PATH_MAX];
-	const struct hf_guest_call probe = { .tag = "probe" };
 	in->resumed = true;
 	in->resumed_us = now_us();
 	sup->state = SUP_RUNNING;
 	sup->negotiated = true;
 	(void)unlink(sup_path(sup, "moved.json", path)); /* ENOENT is the usual case */
+	if (in->in_stream)
+		claim_next(in); /* the guest runs: so the record was loaded before */
+	else
+		wake(in);
+}
+
+static void wake(struct incoming *in)
+{
+	struct sup *sup = in->sup;
+	struct hf_err err;
+	const struct hf_guest_call probe = { .tag = "probe" };
 	if (session_wake(sup, &err) < 0) {
 		sup_fail(sup, &err);
 		return;
@@ -517,7 +538,7 @@ void incoming_client_gone(struct sup *sup, struct client *c)
 	if (!in || in->source != c)
 		return;
 	in->source = NULL;
-	if (in->resumed)
+	if (in->resumed && !in->claiming)
 		incoming_free(in);
 	else if (!in->going)
 		give_up(sup, "the source of the migration is gone");

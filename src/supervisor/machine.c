@@ -35,6 +35,14 @@ struct machine {
 /* --- What the two programs say
  * -------------------------------------------------------------------- */
 
+/* The module tells; one that does not know the question, in an old QEMU, has no other way. */
+static void on_state_way(void *ctx, const struct hf_err *err, json_t *result)
+{
+	struct sup *sup = ctx;
+	const char *way = err ? NULL : json_string_value(result);
+	sup->in_stream = way && !strcmp(way, "stream");
+}
+
 static void on_monitor_ready(void *ctx, json_t *version)
 {
 	struct sup *sup = ctx;
@@ -44,6 +52,10 @@ static void on_monitor_ready(void *ctx, json_t *version)
 		(long long)json_integer_value(json_object_get(qemu, "major")),
 		(long long)json_integer_value(json_object_get(qemu, "minor")),
 		(long long)json_integer_value(json_object_get(qemu, "micro")), (int)sup->qemu_pid);
+	monitor_call(sup->mon, "qom-get",
+		json_pack("{s:s, s:s}", "path", "/machine/peripheral/vsock0/virtio-backend",
+			"property", "holdfast-state"),
+		on_state_way, sup);
 }
 
 static void on_qemu_event(void *ctx, const char *name, json_t *data)
@@ -167,7 +179,7 @@ static void finish(struct machine *m, const struct hf_err *err)
 
 /* The child's part: its own session, input from nowhere, output to the log. */
 static _Noreturn void become(
-	char *const *argv, const char *log, const char *module, const char *mode)
+	char *const *argv, const char *log, const char *module, const char *mode, const char *state)
 {
 	int null = open("/dev/null", O_RDONLY);
 	int out = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
@@ -180,7 +192,8 @@ static _Noreturn void become(
 	if (null < 0 || out < 0 || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0)
 		_exit(126);
 	if (module &&
-		(setenv("LD_PRELOAD", module, 1) < 0 || setenv("HOLDFAST_QEMU_MODE", mode, 1) < 0))
+		(setenv("LD_PRELOAD", module, 1) < 0 || setenv("HOLDFAST_QEMU_MODE", mode, 1) < 0 ||
+			setenv("HOLDFAST_QEMU_STATE", state, 1) < 0))
 		_exit(126);
 	execvp(argv[0], argv);
 	dprintf(2, "%s: cannot be started: %s\n", argv[0], strerror(errno));
@@ -201,7 +214,7 @@ static int spawn(struct sup *sup, struct spec_args *a, const char *log_name, con
 	if (pid == 0) {
 		pid = fork();
 		if (pid == 0)
-			become(a->v, log, module, mig_mode_name(sup->mode));
+			become(a->v, log, module, mig_mode_name(sup->mode), sup->spec.state);
 		_exit(pid < 0);
 	}
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)

@@ -36,6 +36,7 @@ struct outgoing {
 	struct rpc *peer;
 	uv_timer_t timer;
 	bool driving, spawned, asked_cont, wants_numbers;
+	bool in_stream; /* the device's record goes in QEMU's stream */
 	uint64_t progress_ms;
 
 	/* What goes over: a cursor over the output files, then the two blobs. */
@@ -219,11 +220,18 @@ static void on_listening(void *ctx, const struct hf_err *err, json_t *answer, in
 		fail(o, MIG_SETUP, err ? err : &none);
 		return;
 	}
+	if (o->sup->in_stream && !json_is_true(json_object_get(answer, "in_stream"))) {
+		failf(o, MIG_SETUP, -EOPNOTSUPP,
+			"the source's QEMU sends the device's state in its stream, the "
+			"destination's "
+			"cannot take it; use the same QEMU there, or run the VM with --state "
+			"beside");
+		return;
+	}
+	o->in_stream = o->sup->in_stream && o->mig.mode == MIG_SEAMLESS;
 	json_object_set(o->numbers, "uri", uri);
-	monitor_call(o->sup->mon, "migrate-set-capabilities",
-		json_pack("{s:[{s:s, s:b}, {s:s, s:b}]}", "capabilities", "capability", "events",
-			"state", 1, "capability", "pause-before-switchover", "state", 1),
-		on_capabilities, o->sup);
+	monitor_call(o->sup->mon, "migrate-set-capabilities", mig_capabilities(), on_capabilities,
+		o->sup);
 }
 
 /* --- what goes over
@@ -374,7 +382,7 @@ static void on_loaded(void *ctx, const struct hf_err *err, json_t *answer, int *
 {
 	struct outgoing *o = ctx;
 	(void)fd;
-	if (answer)
+	if (answer) /* in the stream: they are claimed later, and told by the commit */
 		json_object_set(o->numbers, "connections", json_object_get(answer, "connections"));
 	peer_done(o, MIG_LOAD, err);
 }
@@ -386,7 +394,8 @@ static void pieces_sent(struct outgoing *o)
 			json_pack("{s:O}", "uri", json_object_get(o->numbers, "uri")), on_migrate,
 			o->sup);
 	else
-		rpc_call(o->peer, "incoming-load", NULL, -1, on_loaded, o);
+		rpc_call(o->peer, "incoming-load", json_pack("{s:b}", "in_stream", o->in_stream),
+			-1, on_loaded, o);
 }
 
 static void on_failure_reason(void *ctx, const struct hf_err *err, json_t *result)
@@ -417,13 +426,30 @@ void outgoing_on_qemu(struct sup *sup, const char *event, json_t *data)
 /* --- quiesce, save
  * -------------------------------------------------------------------------------- */
 
-static void quiesce(struct outgoing *o)
+/* The device delivers nothing more: what the session reads now is all that it will have read. */
+static void on_frozen(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
 {
-	struct hf_err err;
-	if (session_sleep(o->sup, &err) < 0)
-		fail(o, MIG_QUIESCE, &err);
+	struct outgoing *o = current(ctx);
+	struct hf_err why;
+	(void)answer, (void)fd;
+	if (!o || o->mig.course != MIG_FORWARD || o->mig.phase != MIG_QUIESCE)
+		return;
+	if (err)
+		fail(o, MIG_QUIESCE, err);
+	else if (session_sleep(o->sup, &why) < 0)
+		fail(o, MIG_QUIESCE, &why);
 	else
 		done(o, MIG_QUIESCE);
+}
+
+static void quiesce(struct outgoing *o)
+{
+	if (!o->sup->device)
+		failf(o, MIG_QUIESCE, -ENOTCONN, "holdfastd is gone");
+	else
+		rpc_call(o->sup->device, "state-freeze",
+			json_pack("{s:s, s:b}", "vm", "vm", "leave", o->mig.mode == MIG_DISRUPTIVE),
+			-1, on_frozen, o->sup);
 }
 
 static int map_record(struct outgoing *o, int fd)
@@ -444,7 +470,9 @@ static void save_own(struct outgoing *o)
 	json_t *json = session_json(o->sup);
 	o->state = json ? json_dumps(json, JSON_COMPACT) : NULL;
 	json_decref(json);
-	json_object_set_new(o->numbers, "record_bytes", json_integer((json_int_t)o->record_len));
+	if (!o->in_stream) /* else it is made later */
+		json_object_set_new(
+			o->numbers, "record_bytes", json_integer((json_int_t)o->record_len));
 	json_object_set_new(o->numbers, "state_bytes",
 		json_integer(o->state ? (json_int_t)strlen(o->state) : 0));
 	if (o->state)
@@ -473,7 +501,7 @@ static void on_saved(void *ctx, const struct hf_err *err, json_t *answer, int *f
 
 static void save(struct outgoing *o)
 {
-	if (o->mig.mode == MIG_DISRUPTIVE)
+	if (o->mig.mode == MIG_DISRUPTIVE || o->in_stream)
 		save_own(o);
 	else if (!o->sup->device)
 		failf(o, MIG_SAVE, -ENOTCONN, "holdfastd is gone");
@@ -651,6 +679,9 @@ static void report(struct outgoing *o)
 	json_object_del(o->numbers, "ok");
 	json_object_del(o->numbers, "uri");
 	json_object_set_new(o->numbers, "mode", json_string(mig_mode_name(m->mode)));
+	if (m->mode == MIG_SEAMLESS)
+		json_object_set_new(
+			o->numbers, "state", json_string(o->in_stream ? "stream" : "beside"));
 	json_object_set_new(o->numbers, "from", json_string(o->sup->config->node));
 	json_object_set_new(o->numbers, "to", json_string(o->to));
 	json_object_set_new(o->numbers, "total_ms",

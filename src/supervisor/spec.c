@@ -87,6 +87,15 @@ static int take_accel(json_t *v, enum spec_accel *ret, struct hf_err *reterr)
 	return hf_err_set(reterr, -EINVAL, "accel: give auto, tcg or kvm");
 }
 
+static int take_state(json_t *v, char *ret, size_t cap, struct hf_err *reterr)
+{
+	const char *text = json_string_value(v);
+	if (!text || (strcmp(text, "auto") && strcmp(text, "stream") && strcmp(text, "beside")))
+		return hf_err_set(reterr, -EINVAL, "state: give auto, stream or beside");
+	(void)snprintf(ret, cap, "%s", text);
+	return 0;
+}
+
 static int take(struct spec *s, const char *key, json_t *v, struct hf_err *reterr)
 {
 	if (!strcmp(key, "memory"))
@@ -99,6 +108,8 @@ static int take(struct spec *s, const char *key, json_t *v, struct hf_err *reter
 		return take_accel(v, &s->accel, reterr);
 	if (!strcmp(key, "qemu"))
 		return take_text(key, v, s->qemu, sizeof(s->qemu), reterr);
+	if (!strcmp(key, "state"))
+		return take_state(v, s->state, sizeof(s->state), reterr);
 	if (!strcmp(key, "append"))
 		return take_text(key, v, s->append, sizeof(s->append), reterr);
 	for (size_t i = 0; i < HF_ARRAY_SIZE(parts); i++)
@@ -112,7 +123,7 @@ int spec_parse(struct spec *s, json_t *config, struct hf_err *reterr)
 {
 	const char *key, *qemu = getenv("HOLDFAST_QEMU");
 	json_t *v;
-	*s = (struct spec){ .memory_mib = 512, .cpus = 1, .cid = 4 };
+	*s = (struct spec){ .memory_mib = 512, .cpus = 1, .cid = 4, .state = "auto" };
 	(void)snprintf(s->qemu, sizeof(s->qemu), "%s", qemu && *qemu ? qemu : "qemu-system-x86_64");
 	for (size_t i = 0; i < HF_ARRAY_SIZE(parts); i++)
 		find_part(&parts[i], (char *)s + parts[i].offset);
@@ -126,10 +137,10 @@ int spec_parse(struct spec *s, json_t *config, struct hf_err *reterr)
 
 json_t *spec_json(const struct spec *s)
 {
-	return json_pack("{s:i, s:i, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "memory",
+	return json_pack("{s:i, s:i, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "memory",
 		s->memory_mib, "cpus", s->cpus, "cid", (json_int_t)s->cid, "accel",
 		accels[s->accel], "qemu", s->qemu, "device", s->device, "module", s->module,
-		"kernel", s->kernel, "initrd", s->initrd, "append", s->append);
+		"kernel", s->kernel, "initrd", s->initrd, "append", s->append, "state", s->state);
 }
 
 int spec_check_parts(const struct spec *s, struct hf_err *reterr)
@@ -189,7 +200,7 @@ void spec_qemu_args(const struct spec *s, const struct spec_launch *l, struct sp
 	ARG2(a, "-machine", "q35,accel=%s,memory-backend=ram", kvm ? "kvm" : "tcg");
 	ARG2(a, "-cpu", "%s", kvm ? "host" : "max");
 	if (!kvm) /* under KVM the module comes by LD_PRELOAD: QEMU has plugins for TCG only */
-		ARG2(a, "-plugin", "%s,mode=%s", s->module, l->mode);
+		ARG2(a, "-plugin", "%s,mode=%s,state=%s", s->module, l->mode, s->state);
 	unsigned long kib = memory_kib(s, kvm);
 	ARG2(a, "-m", "%luK", kib);
 	ARG2(a, "-smp", "%u", s->cpus);
@@ -201,7 +212,7 @@ void spec_qemu_args(const struct spec *s, const struct spec_launch *l, struct sp
 	ARG2(a, "-chardev", "file,id=console,path=%s/console.log,append=on", l->dir);
 	ARG2(a, "-serial", "chardev:console");
 	ARG2(a, "-chardev", "socket,id=vsock,path=%s/device.sock", l->dir);
-	ARG2(a, "-device", "vhost-user-vsock-pci,chardev=vsock");
+	ARG2(a, "-device", "vhost-user-vsock-pci,id=vsock0,chardev=vsock");
 	ARG2(a, "-qmp", "unix:%s/qmp.sock,server=on,wait=off", l->dir);
 	ARG2(a, "-kernel", "%s", s->kernel);
 	ARG2(a, "-initrd", "%s", s->initrd);

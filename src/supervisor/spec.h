@@ -22,6 +22,7 @@ struct spec {
 	char module[SPEC_PATH_MAX]; /* holdfast-qemu.so */
 	char kernel[SPEC_PATH_MAX], initrd[SPEC_PATH_MAX];
 	char append[SPEC_APPEND_MAX]; /* to the kernel's command line */
+	char state[8]; /* of the module: how the device's state travels; auto, stream, beside */
 };
 
 /* Defaults, then the members of `config` (an object; NULL: none). An unknown member or a bad value

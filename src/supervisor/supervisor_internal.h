@@ -55,6 +55,7 @@ struct sup {
 	struct spec spec;
 	enum mig_mode mode; /* of the module in the QEMU that runs */
 	bool kvm;
+	bool in_stream;          /* its module lets the device's state travel in QEMU's stream */
 	struct machine *machine; /* while it starts */
 	struct rpc *device;
 	struct monitor *mon;
