@@ -200,6 +200,8 @@ static int carry_on(struct sup *sup, struct hf_err *reterr)
 		return reterr->code;
 	int r = spec_parse(&sup->spec, config, reterr);
 	json_decref(config);
+	/* The same question on the same machine as when QEMU was started: the same answer. */
+	sup->kvm = r == 0 && sup->spec.accel != SPEC_TCG && spec_kvm_probe(NULL) == 0;
 	json_t *state = r < 0 ? NULL : sup_read_json(sup_path(sup, "state.json", path), reterr);
 	if (!state)
 		return reterr->code;
