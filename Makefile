@@ -32,6 +32,10 @@ check-asan: deps
 bench: all
 	bench/run
 
+# The Linux kernel's own vsock tests, with user-mode Linux as the guest; test/kernel/run has more.
+check-kernel: all
+	tools/check-kernel
+
 image: all
 	image/build
 
@@ -58,4 +62,4 @@ deps-demo:
 clean:
 	rm -rf build build-clang build-asan build-fuzz
 
-.PHONY: all demo check check-quick check-asan bench image fuzz install deps deps-demo clean
+.PHONY: all demo check check-quick check-asan check-kernel bench image fuzz install deps deps-demo clean

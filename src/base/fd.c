@@ -72,9 +72,9 @@ int unix_addr(const char *path, struct sockaddr_un *ret_addr)
 	return 0;
 }
 
-static int unix_socket(void)
+static int unix_socket(int type)
 {
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	return fd < 0 ? -errno : fd;
 }
 
@@ -88,12 +88,12 @@ static int unix_remove_stale(const char *path)
 		return -EEXIST;
 	HF_CLEANUP(fd_closep) int fd = -1;
 	int r = unix_connect(path, &fd);
-	if (r == 0 || r == -EAGAIN)
+	if (r == 0 || r == -EAGAIN || r == -EPROTOTYPE) /* that: it listens for another type */
 		return -EADDRINUSE;
 	return unlink(path) < 0 && errno != ENOENT ? -errno : 0;
 }
 
-int unix_listen(const char *path, unsigned mode, int backlog, int *ret_fd)
+static int listen_at(int type, const char *path, unsigned mode, int backlog, int *ret_fd)
 {
 	HF_CLEANUP(fd_closep) int fd = -1;
 	struct sockaddr_un sa;
@@ -103,15 +103,26 @@ int unix_listen(const char *path, unsigned mode, int backlog, int *ret_fd)
 	r = unix_remove_stale(path);
 	if (r < 0)
 		return r;
-	fd = unix_socket();
+	fd = unix_socket(type);
 	if (fd < 0)
 		return fd;
-	/* fchmod before bind sets the mode of the file that bind makes: no window with a wider one */
+	/* fchmod before bind sets the mode of the file that bind makes: no window with a wider one
+	 */
 	if (fchmod(fd, mode) < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 ||
 		listen(fd, backlog) < 0)
 		return -errno;
 	*ret_fd = fd_take(&fd);
 	return 0;
+}
+
+int unix_listen(const char *path, unsigned mode, int backlog, int *ret_fd)
+{
+	return listen_at(SOCK_STREAM, path, mode, backlog, ret_fd);
+}
+
+int unix_listen_seqpacket(const char *path, unsigned mode, int backlog, int *ret_fd)
+{
+	return listen_at(SOCK_SEQPACKET, path, mode, backlog, ret_fd);
 }
 
 int unix_connect(const char *path, int *ret_fd)
@@ -121,7 +132,7 @@ int unix_connect(const char *path, int *ret_fd)
 	int r = unix_addr(path, &sa);
 	if (r < 0)
 		return r;
-	fd = unix_socket();
+	fd = unix_socket(SOCK_STREAM);
 	if (fd < 0)
 		return fd;
 	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0)
@@ -191,8 +202,8 @@ static size_t take_fds(struct msghdr *mh, int *ret_fds, size_t cap, size_t *ret_
 	return seen;
 }
 
-ssize_t unix_recv_fds(int sock, void *buf, size_t n, int *ret_fds, size_t cap_fds,
-	size_t *ret_n_fds)
+ssize_t unix_recv_fds(
+	int sock, void *buf, size_t n, int *ret_fds, size_t cap_fds, size_t *ret_n_fds)
 {
 	union fd_control control;
 	struct iovec iov = { .iov_base = buf, .iov_len = n };

@@ -37,6 +37,9 @@ int unix_addr(const char *path, struct sockaddr_un *ret_addr);
  * one that answers gives -EADDRINUSE. `mode` is the file's mode (for example 0600). */
 int unix_listen(const char *path, unsigned mode, int backlog, int *ret_fd);
 
+/* The same with a SOCK_SEQPACKET socket. */
+int unix_listen_seqpacket(const char *path, unsigned mode, int backlog, int *ret_fd);
+
 /* Starts a connection and does not wait: 0 and a connected socket, or -errno (-ECONNREFUSED and
  * -ENOENT: nobody listens; -EAGAIN: the listener's backlog is full). */
 int unix_connect(const char *path, int *ret_fd);
@@ -48,8 +51,8 @@ int unix_peer_uid(int fd, uid_t *ret_uid);
  * Received descriptors are close-on-exec and owned by the caller; more than cap_fds are closed and
  * reported as -EMSGSIZE. Both return the count of bytes or -errno; receive returns 0 at the end. */
 ssize_t unix_send_fds(int sock, const void *buf, size_t n, const int *fds, size_t n_fds);
-ssize_t unix_recv_fds(int sock, void *buf, size_t n, int *ret_fds, size_t cap_fds,
-	size_t *ret_n_fds);
+ssize_t unix_recv_fds(
+	int sock, void *buf, size_t n, int *ret_fds, size_t cap_fds, size_t *ret_n_fds);
 
 #define UNIX_FDS_MAX 8
 

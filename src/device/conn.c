@@ -60,6 +60,19 @@ int dev_conn_reserve(struct hf_ring *r, size_t room)
 	return 0;
 }
 
+/* Something waits that may be sent to the host: bytes, or a whole message. */
+static bool waits(const struct dev_conn *c)
+{
+	return hf_ring_len(c->core.type == VSK_TYPE_SEQPACKET ? &c->to_host_ends : &c->to_host) > 0;
+}
+
+static void drop_to_host(struct dev_conn *c)
+{
+	ring_free(&c->to_host);
+	ring_free(&c->to_host_ends);
+	c->part = 0;
+}
+
 static int watch(struct dev_vm *vm, struct dev_conn *c, bool out)
 {
 	c->watches_out = out;
@@ -72,7 +85,11 @@ int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd)
 {
 	c->fd = fd;
 	c->hup = c->ending = c->wide = false;
-	int r = watch(vm, c, hf_ring_len(&c->to_host) > 0);
+	int r = 0;
+	if (c->core.type == VSK_TYPE_SEQPACKET)
+		r = dev_message_setup(fd, c->core.buf_alloc);
+	if (r == 0)
+		r = watch(vm, c, waits(c));
 	if (r < 0)
 		dev_loop_close(vm->loop, &c->fd);
 	return r;
@@ -84,8 +101,9 @@ void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
 		hf_list_remove(&c->dial_node);
 	c->dialling = false;
 	dev_loop_close(vm->loop, &c->fd);
-	ring_free(&c->to_host);
+	drop_to_host(c);
 	ring_free(&c->to_guest);
+	ring_free(&c->to_guest_ends);
 	vsk_release(&vm->vsk, &c->core);
 }
 
@@ -95,7 +113,7 @@ static void host_shut(struct dev_vm *vm, struct dev_conn *c, uint8_t bits)
 {
 	struct vsk_ev ev;
 	if (bits & VSK_SHUT_RCV)
-		ring_free(&c->to_host);
+		drop_to_host(c);
 	vsk_host_shutdown(&vm->vsk, vm->loop->now_us, &c->core, bits, &ev);
 	dev_conn_handle(vm, &ev);
 	if (c->core.held_by_device && c->core.host_shut == VSK_SHUT_BOTH)
@@ -127,12 +145,27 @@ static void wait_for_room(struct dev_vm *vm, struct dev_conn *c)
 			c->core.guest_port); /* epoll_ctl changes what it has; it cannot fail */
 }
 
+/* The host takes no more; or it could not take this message, and without it there is no use. */
+static void send_failed(struct dev_vm *vm, struct dev_conn *c, int error)
+{
+	if (error == -EMSGSIZE) {
+		hf_warn("vm %s: conn %u<-%u: reset: a message of the guest is larger than the send "
+			"buffer of a socket: raise net.core.wmem_max",
+			vm->opt->name, c->core.host_port, c->core.guest_port);
+		dev_conn_failed(vm, c, error);
+	} else {
+		host_shut(vm, c, VSK_SHUT_RCV);
+	}
+}
+
 /* Sends what waits for the host. A closed connection is freed when nothing waits any more. */
 static void flush(struct dev_vm *vm, struct dev_conn *c)
 {
-	while (hf_ring_len(&c->to_host) > 0 && c->fd >= 0) {
+	while (waits(c) && c->fd >= 0) {
 		struct iovec iov[2];
-		int k = hf_ring_read_iov(&c->to_host, iov);
+		bool message = c->core.type == VSK_TYPE_SEQPACKET;
+		size_t len = message ? dev_message_len(&c->to_host_ends) : hf_ring_len(&c->to_host);
+		int k = hf_ring_iov_(&c->to_host, c->to_host.head, len, iov);
 		ssize_t n = send_iov(c->fd, iov, (size_t)k);
 		if (n == -EAGAIN) {
 			wait_for_room(vm, c);
@@ -140,18 +173,20 @@ static void flush(struct dev_vm *vm, struct dev_conn *c)
 		}
 		bool closed = c->core.state == VSK_CLOSED;
 		if (n < 0 && closed) {
-			ring_free(&c->to_host);
+			drop_to_host(c);
 		} else if (n < 0) {
-			host_shut(vm, c, VSK_SHUT_RCV);
+			send_failed(vm, c, (int)n);
 		} else {
 			hf_ring_consumed(&c->to_host, (size_t)n);
+			if (message)
+				hf_ring_consumed(&c->to_host_ends, VSK_END_BYTES);
 			if (!closed)
 				took(vm, c, (size_t)n);
 		}
 		if (!c->core.held_by_device)
 			return; /* that was its end */
 	}
-	if (c->core.state == VSK_CLOSED && hf_ring_len(&c->to_host) == 0)
+	if (c->core.state == VSK_CLOSED && !waits(c))
 		dev_conn_finish(vm, c);
 	else if (c->fd >= 0 && c->watches_out)
 		(void)watch(vm, c, false); /* cannot fail; at worst a needless wake-up */
@@ -166,11 +201,25 @@ static void reset_for_memory(struct dev_vm *vm, struct dev_conn *c)
 	dev_conn_finish(vm, c);
 }
 
-/* Puts the rest of the payload, from byte `off` on, into the ring. */
-static void keep(
-	struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov, size_t off)
+/* A part of a message has come, and perhaps its end. 0 or -ENOMEM. */
+static int keep_end(struct dev_conn *c, size_t len, uint32_t flags)
 {
-	if (!c->to_host.buf && dev_conn_reserve(&c->to_host, c->core.buf_alloc) < 0) {
+	c->part += (uint32_t)len;
+	if (!(flags & VSK_MSG_EOM))
+		return 0;
+	int r = dev_message_end(&c->to_host_ends, c->part, flags & VSK_MSG_EOR);
+	c->part = 0;
+	return r;
+}
+
+/* Puts the rest of the payload, from byte `off` on, into the ring. */
+static void keep(struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov,
+	size_t off, size_t len, uint32_t flags)
+{
+	int r = c->to_host.buf ? 0 : dev_conn_reserve(&c->to_host, c->core.buf_alloc);
+	if (r == 0 && c->core.type == VSK_TYPE_SEQPACKET)
+		r = keep_end(c, len - off, flags);
+	if (r < 0) {
 		reset_for_memory(vm, c);
 		return;
 	}
@@ -186,8 +235,8 @@ static void keep(
 	}
 }
 
-/* A socket that was full once gets a buffer that holds what a guest may send ahead, so that the
- * next window is copied into it and not into the ring first. */
+/* A stream's socket that was full once gets a buffer that holds what a guest may send ahead, so
+ * that the next window is copied into it and not into the ring first. */
 static void widen(struct dev_conn *c)
 {
 	static const int bytes = SNDBUF_BYTES;
@@ -196,32 +245,37 @@ static void widen(struct dev_conn *c)
 	c->wide = true;
 }
 
-void dev_conn_deliver(
-	struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov, size_t len)
+void dev_conn_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov,
+	size_t len, uint32_t flags)
 {
-	ssize_t n = 0;
-	if (c->fd >= 0 && hf_ring_len(&c->to_host) == 0)
+	bool message = c->core.type == VSK_TYPE_SEQPACKET;
+	bool whole = !message || (c->part == 0 && (flags & VSK_MSG_EOM));
+	ssize_t n = -EAGAIN;
+	if (c->fd >= 0 && whole && !waits(c))
 		n = send_iov(c->fd, (struct iovec *)iov, n_iov);
 	if (n < 0 && n != -EAGAIN) {
-		host_shut(vm, c, VSK_SHUT_RCV);
+		send_failed(vm, c, (int)n);
 		return;
 	}
-	if (n == -EAGAIN)
-		n = 0;
-	if ((size_t)n < len) {
-		widen(c);
-		keep(vm, c, iov, n_iov, (size_t)n);
+	size_t sent = n < 0 ? 0 : (size_t)n;
+	if (n < 0 || sent < len) {
+		if (!message)
+			widen(c);
+		keep(vm, c, iov, n_iov, sent, len, flags);
 	}
-	if (hf_ring_len(&c->to_host) > 0 && c->fd >= 0)
+	if (waits(c) && c->fd >= 0)
 		wait_for_room(vm, c);
-	if (n > 0 && c->core.held_by_device)
-		took(vm, c, (size_t)n);
+	if ((sent > 0 || (message && n == 0)) && c->core.held_by_device)
+		took(vm, c, sent);
 }
 
-ssize_t dev_conn_read(
-	struct dev_conn *c, struct iovec *iov, size_t n_iov, size_t len, bool *ret_drained)
+ssize_t dev_conn_read(struct dev_conn *c, struct iovec *iov, size_t n_iov, size_t len,
+	bool *ret_drained, uint32_t *ret_flags)
 {
 	*ret_drained = false;
+	*ret_flags = 0;
+	if (c->core.type == VSK_TYPE_SEQPACKET)
+		return dev_message_read(c, iov, n_iov, len, ret_flags);
 	if (hf_ring_len(&c->to_guest) > 0) {
 		size_t sum = 0;
 		for (size_t i = 0; i < n_iov; i++)
@@ -259,7 +313,7 @@ static void look(struct dev_vm *vm, struct dev_conn *c, bool readable)
 {
 	if (c->core.state == VSK_CLOSED) {
 		if (c->hup)
-			ring_free(&c->to_host); /* nobody is left to take it */
+			drop_to_host(c); /* nobody is left to take it */
 		flush(vm, c);
 		return;
 	}
@@ -318,7 +372,7 @@ static void on_closed(struct dev_vm *vm, struct dev_conn *c, enum vsk_why why)
 {
 	log_conn(vm, c, vsk_why_name(why));
 	if (why != VSK_WHY_CLEAN && why != VSK_WHY_GUEST_RST)
-		ring_free(&c->to_host);
+		drop_to_host(c);
 	flush(vm, c);
 	if (c->core.held_by_device && c->fd < 0)
 		dev_conn_finish(vm, c); /* lingering needs somebody to linger for */

@@ -63,6 +63,7 @@ struct tx {
 	struct dev_conn *conn; /* NULL: nothing is here */
 	uint8_t flow[FLOW_BYTES];
 	size_t n_iov, len;
+	uint32_t flags; /* of the last packet */
 	struct iovec iov[VQ_CHAIN_IOV_MAX];
 };
 
@@ -75,15 +76,15 @@ static void tx_clear(struct tx *tx)
 static void tx_deliver(struct dev_vm *vm, struct tx *tx)
 {
 	if (tx->conn)
-		dev_conn_deliver(vm, tx->conn, tx->iov, tx->n_iov, tx->len);
+		dev_conn_deliver(vm, tx->conn, tx->iov, tx->n_iov, tx->len, tx->flags);
 	tx_clear(tx);
 }
 
 /* Does the packet's payload belong behind what is here? */
 static bool tx_continues(const struct tx *tx, const struct vq_chain *c, const uint8_t *hdr)
 {
-	return memcmp(hdr, tx->flow, FLOW_BYTES) == 0 && le16_at(hdr + HDR_OP) == VSK_OP_RW &&
-	       tx->n_iov + c->n_out <= HF_ARRAY_SIZE(tx->iov);
+	return tx->conn->core.type == VSK_TYPE_STREAM && memcmp(hdr, tx->flow, FLOW_BYTES) == 0 &&
+	       le16_at(hdr + HDR_OP) == VSK_OP_RW && tx->n_iov + c->n_out <= HF_ARRAY_SIZE(tx->iov);
 }
 
 /* One packet; -ENOSPC when the engine cannot take it now. */
@@ -111,6 +112,7 @@ static int tx_packet(struct dev_vm *vm, struct tx *tx, const struct vq_chain *c)
 	tx->n_iov += vq_iov_slice(c->iov, c->n_out, sizeof(hdr), ev.len, tx->iov + tx->n_iov,
 		HF_ARRAY_SIZE(tx->iov) - tx->n_iov);
 	tx->len += ev.len;
+	tx->flags = ev.flags;
 	return 0;
 }
 
@@ -223,36 +225,39 @@ static size_t rx_room(
 	return room;
 }
 
-/* n bytes were read into the buffers at hand: each gets its header and its length. */
-static void rx_fill(struct dev_vm *vm, struct rx *rx, struct dev_conn *conn, size_t n)
+/* n bytes were read into the buffers at hand: each gets its header and its length, the last one the
+ * flags (D6.4). An empty message takes a buffer as well. */
+static void rx_fill(
+	struct dev_vm *vm, struct rx *rx, struct dev_conn *conn, size_t n, uint32_t flags)
 {
 	uint8_t hdr[VSK_HDR_BYTES];
-	while (n > 0) {
+	do {
 		struct vq_chain *c = &chains[rx->done++];
 		struct iovec part[VQ_CHAIN_IOV_MAX];
 		size_t here = HF_MIN(n, (size_t)c->in_len - VSK_HDR_BYTES);
 		size_t k = vq_iov_slice(
 			vq_chain_in(c), c->n_in, VSK_HDR_BYTES, here, part, HF_ARRAY_SIZE(part));
 		vq_wrote(rx->vq, part, k, here);
-		vsk_data(&vm->vsk, &conn->core, (uint32_t)here, 0, hdr);
+		vsk_data(&vm->vsk, &conn->core, (uint32_t)here, here == n ? flags : 0, hdr);
 		(void)vq_write(rx->vq, c, 0, hdr, sizeof(hdr)); /* fits: the buffer is usable */
 		c->written = (uint32_t)(sizeof(hdr) + here);
 		n -= here;
-	}
+	} while (n > 0);
 }
 
 static void rx_data(struct dev_vm *vm, struct rx *rx, const struct vsk_out *out)
 {
-	static struct iovec part[VQ_CHAIN_IOV_MAX];
+	static struct iovec part[VQ_CHAIN_IOV_MAX + 1]; /* one for dev_conn_read() */
 	struct dev_conn *c = dev_conn_of(out->conn);
-	size_t n_part, len = rx_room(rx, out->max, part, HF_ARRAY_SIZE(part), &n_part);
+	size_t n_part, len = rx_room(rx, out->max, part, VQ_CHAIN_IOV_MAX, &n_part);
+	uint32_t flags;
 	bool drained;
-	ssize_t n = dev_conn_read(c, part, n_part, len, &drained);
-	if (n > 0)
-		rx_fill(vm, rx, c, (size_t)n);
+	ssize_t n = dev_conn_read(c, part, n_part, len, &drained, &flags);
+	if (n > 0 || flags)
+		rx_fill(vm, rx, c, (size_t)n, flags);
 	if (drained || n == -EAGAIN)
 		vsk_host_idle(&vm->vsk, &c->core);
-	else if (n == 0)
+	else if (n == 0 && !flags)
 		dev_conn_ended(vm, c);
 	else if (n < 0)
 		dev_conn_failed(vm, c, (int)n);

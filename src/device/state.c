@@ -46,6 +46,9 @@ void dev_state_versions(unsigned *ret_oldest, unsigned *ret_newest)
  * could not be read. */
 static bool drain(struct dev_conn *c)
 {
+	if (c->core.type == VSK_TYPE_SEQPACKET)
+		return c->fd < 0 || (c->core.host_shut & VSK_SHUT_SEND) ||
+		       dev_message_drain(c) == 0;
 	while (c->fd >= 0 && !(c->core.host_shut & VSK_SHUT_SEND)) {
 		struct iovec iov[2];
 		int there = 0;
@@ -77,7 +80,7 @@ static bool worth_keeping(struct dev_vm *vm, struct dev_conn *c)
 	return false;
 }
 
-static struct vsk_bytes ring_bytes(const struct hf_ring *r)
+static struct vsk_bytes ring_bytes(const struct hf_ring *r, const struct hf_ring *ends)
 {
 	struct vsk_bytes b = { 0 };
 	struct iovec iov[2];
@@ -85,6 +88,11 @@ static struct vsk_bytes ring_bytes(const struct hf_ring *r)
 	for (int i = 0; i < k; i++) {
 		b.p[i] = iov[i].iov_base;
 		b.n[i] = iov[i].iov_len;
+	}
+	k = hf_ring_read_iov(ends, iov);
+	for (int i = 0; i < k; i++) {
+		b.ends_p[i] = iov[i].iov_base;
+		b.ends_n[i] = iov[i].iov_len;
 	}
 	return b;
 }
@@ -116,7 +124,8 @@ static int save(struct dev_vm *vm, struct record *ret, struct hf_err *reterr)
 		struct dev_conn *c = dev_conn_of(v);
 		c->kept = worth_keeping(vm, c);
 		n += c->kept;
-		cap += hf_ring_len(&c->to_host) + hf_ring_len(&c->to_guest);
+		cap += hf_ring_len(&c->to_host) + hf_ring_len(&c->to_guest) +
+		       hf_ring_len(&c->to_host_ends) + hf_ring_len(&c->to_guest_ends);
 	}
 	if (cap > DEV_RECORD_MAX)
 		return hf_err_set(reterr, -EFBIG,
@@ -131,8 +140,8 @@ static int save(struct dev_vm *vm, struct record *ret, struct hf_err *reterr)
 	vsk_save_begin(&s, &vm->vsk, buf, cap);
 	for (struct vsk_conn *v = NULL; (v = vsk_next(&vm->vsk, v)) != NULL;) {
 		struct dev_conn *c = dev_conn_of(v);
-		struct vsk_bytes to_host = ring_bytes(&c->to_host);
-		struct vsk_bytes to_guest = ring_bytes(&c->to_guest);
+		struct vsk_bytes to_host = ring_bytes(&c->to_host, &c->to_host_ends);
+		struct vsk_bytes to_guest = ring_bytes(&c->to_guest, &c->to_guest_ends);
 		vsk_save_conn(&s, v, c->kept, &to_host, &to_guest);
 	}
 	*ret = (struct record){ .buf = buf, .n_conns = n };
@@ -213,15 +222,30 @@ static const char *load_error_text(int error)
 	}
 }
 
-static int put_bytes(struct hf_ring *r, const struct vsk_bytes *b, size_t cap)
+static int put_part(struct hf_ring *r, const void *const p[2], const size_t n[2], size_t cap)
 {
-	size_t n = b->n[0] + b->n[1];
-	if (n == 0)
+	if (n[0] + n[1] == 0)
 		return 0;
-	int e = dev_conn_reserve(r, HF_MAX(n, cap));
+	int e = dev_conn_reserve(r, HF_MAX(n[0] + n[1], cap));
 	for (int i = 0; i < 2 && e == 0; i++)
-		(void)hf_ring_put(r, b->p[i], b->n[i]); /* fits: reserved */
+		(void)hf_ring_put(r, p[i], n[i]); /* fits: reserved */
 	return e;
+}
+
+static int put_bytes(struct hf_ring *r, struct hf_ring *ends, const struct vsk_bytes *b, size_t cap)
+{
+	int e = put_part(r, b->p, b->n, cap);
+	return e < 0 ? e : put_part(ends, b->ends_p, b->ends_n, 0);
+}
+
+/* How much has come of the guest's last message: what lies behind the ends. */
+static uint32_t unfinished(const struct dev_conn *c)
+{
+	struct hf_ring ends = c->to_host_ends;
+	size_t n = hf_ring_len(&c->to_host);
+	for (; c->core.rx_mid && hf_ring_len(&ends) > 0; hf_ring_consumed(&ends, VSK_END_BYTES))
+		n -= dev_message_len(&ends);
+	return c->core.rx_mid ? (uint32_t)n : 0;
 }
 
 static int load_conns(struct dev_vm *vm, struct vsk_load *l)
@@ -232,12 +256,14 @@ static int load_conns(struct dev_vm *vm, struct vsk_load *l)
 		struct dev_conn *c = dev_conn_of(v);
 		c->fd = -1;
 		if (r == 0)
-			r = put_bytes(&c->to_host, &to_host, v->buf_alloc);
+			r = put_bytes(&c->to_host, &c->to_host_ends, &to_host, v->buf_alloc);
 		if (r == 0)
-			r = put_bytes(&c->to_guest, &to_guest, 0);
+			r = put_bytes(&c->to_guest, &c->to_guest_ends, &to_guest, 0);
+		if (r == 0)
+			c->part = unfinished(c);
 		if (v->state == VSK_DIALLING)
 			dev_unix_dial_later(vm, c, UINT64_MAX); /* the engine has the deadline */
-		else if (hf_ring_len(&c->to_guest) > 0)
+		else if (hf_ring_len(&c->to_guest) + hf_ring_len(&c->to_guest_ends) > 0)
 			vsk_host_readable(&vm->vsk, v);
 	}
 	return r;
@@ -335,7 +361,8 @@ static int attach_claimed(struct dev_vm *vm, struct dev_conn *c, int *ret_fd)
 {
 	HF_CLEANUP(fd_closep) int theirs = -1;
 	int sv[2];
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) < 0)
+	int type = c->core.type == VSK_TYPE_SEQPACKET ? SOCK_SEQPACKET : SOCK_STREAM;
+	if (socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, sv) < 0)
 		return -errno;
 	theirs = sv[1];
 	int r = fd_set_nonblock(sv[0], true);

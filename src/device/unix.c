@@ -2,14 +2,18 @@
 /*
  * unix.c - the host side's door.
  *
+ * There are two: UDS-PATH for streams, UDS-PATH.seqpacket for messages.
+ *
  * A host client connects to UDS-PATH and says "CONNECT <port>\n". The line is peeked at until it is
  * complete and then read to its last byte, so what a client pipelines behind it stays in the socket
  * for the guest. A client whose line is complete waits here until the rings run, then it becomes a
- * connection. Each has one deadline for all of this.
+ * connection. Each has one deadline for all of this. On UDS-PATH.seqpacket the line is one message,
+ * and so is the answer; a newline is not needed.
  *
- * For the guest we dial UDS-PATH_<port>. connect(2) on a Unix socket never waits: either somebody
- * listens or not, or the backlog is full (EAGAIN), and then it is tried again at a fixed interval
- * for nearly as long as the guest's own connect timeout.
+ * For the guest we dial UDS-PATH_<port> with the type of socket that the guest asked for; a
+ * listener of another type refuses (EPROTOTYPE). connect(2) on a Unix socket never waits: either
+ * somebody listens or not, or the backlog is full (EAGAIN), and then it is tried again at a fixed
+ * interval for nearly as long as the guest's own connect timeout.
  */
 #include "base/fd.h"
 #include "base/log.h"
@@ -27,24 +31,37 @@
 
 /* ---- host to guest ---- */
 
-static void watch_listener(struct dev_vm *vm, bool on)
+static void watch_listeners(struct dev_vm *vm, bool on)
 {
-	int r = dev_loop_watch(vm->loop, vm->host_listen, on ? EPOLLIN : 0,
-		dev_vm_tag(vm, DEV_ON_HOST_LISTEN, 0, 0));
-	if (r < 0)
-		hf_error("vm %s: %s: cannot watch: %s", vm->opt->name, vm->opt->uds_path,
-			strerror(-r));
+	for (unsigned i = 0; i < DEV_DOORS; i++) {
+		int r = dev_loop_watch(vm->loop, vm->host_listen[i], on ? EPOLLIN : 0,
+			dev_vm_tag(vm, DEV_ON_HOST_LISTEN, i, 0));
+		if (r < 0)
+			hf_error("vm %s: %s: cannot watch: %s", vm->opt->name, vm->opt->uds_path,
+				strerror(-r));
+	}
 	vm->host_paused = !on;
 	vm->retry_us = vm->loop->now_us + DEV_RETRY_US;
 }
 
+static void seqpacket_path(const struct dev_vm *vm, char ret_path[DEV_PATH_MAX + 1])
+{
+	(void)snprintf(ret_path, DEV_PATH_MAX + 1, "%s.seqpacket", vm->opt->uds_path); /* fits */
+}
+
 int dev_unix_open(struct dev_vm *vm, struct hf_err *reterr)
 {
-	int r = unix_listen(vm->opt->uds_path, 0600, HOST_BACKLOG, &vm->host_listen);
+	char path[DEV_PATH_MAX + 1];
+	seqpacket_path(vm, path);
+	int r = unix_listen(
+		vm->opt->uds_path, 0600, HOST_BACKLOG, &vm->host_listen[DEV_DOOR_STREAM]);
 	if (r < 0)
 		return hf_err_set(reterr, r, "uds-path %s: cannot listen: %s", vm->opt->uds_path,
 			strerror(-r));
-	watch_listener(vm, true);
+	r = unix_listen_seqpacket(path, 0600, HOST_BACKLOG, &vm->host_listen[DEV_DOOR_SEQPACKET]);
+	if (r < 0)
+		return hf_err_set(reterr, r, "%s: cannot listen: %s", path, strerror(-r));
+	watch_listeners(vm, true);
 	return 0;
 }
 
@@ -53,50 +70,74 @@ static void hello_close(struct dev_vm *vm, struct dev_hello *h)
 	dev_loop_close(vm->loop, &h->fd);
 	*h = (struct dev_hello){ .fd = -1, .gen = h->gen + 1 };
 	if (vm->host_paused)
-		watch_listener(vm, true);
+		watch_listeners(vm, true);
 }
 
 void dev_unix_close(struct dev_vm *vm)
 {
-	if (vm->host_listen < 0)
-		return;
-	dev_loop_close(vm->loop, &vm->host_listen);
-	(void)unlink(vm->opt->uds_path); /* gone already is as good */
+	char path[DEV_PATH_MAX + 1];
+	seqpacket_path(vm, path);
+	/* Only what we made; gone already is as good. */
+	if (vm->host_listen[DEV_DOOR_STREAM] >= 0)
+		(void)unlink(vm->opt->uds_path);
+	if (vm->host_listen[DEV_DOOR_SEQPACKET] >= 0)
+		(void)unlink(path);
+	for (unsigned i = 0; i < DEV_DOORS; i++)
+		dev_loop_close(vm->loop, &vm->host_listen[i]);
 	vm->host_paused = false;
 	for (size_t i = 0; i < DEV_HELLOS_MAX; i++)
 		if (vm->hello[i].fd >= 0)
 			hello_close(vm, &vm->hello[i]);
 }
 
-void dev_unix_on_listen(struct dev_vm *vm)
+void dev_unix_on_listen(struct dev_vm *vm, unsigned door)
 {
 	size_t i = 0;
 	while (i < DEV_HELLOS_MAX && vm->hello[i].fd >= 0)
 		i++;
 	if (i == DEV_HELLOS_MAX) {
-		watch_listener(vm, false); /* until one of them leaves */
+		watch_listeners(vm, false); /* until one of them leaves */
 		return;
 	}
 	struct dev_hello *h = &vm->hello[i];
-	int fd = accept4(vm->host_listen, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = accept4(vm->host_listen[door], NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0) {
 		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
 			hf_warn("vm %s: %s: cannot accept: %s", vm->opt->name, vm->opt->uds_path,
 				strerror(errno));
-			watch_listener(vm, false);
+			watch_listeners(vm, false);
 		}
 		return;
 	}
 	h->fd = fd;
+	h->door = (uint8_t)door;
 	h->until_us = vm->loop->now_us + DEV_HELLO_US;
 	if (dev_loop_watch(vm->loop, fd, EPOLLIN | EPOLLRDHUP | EPOLLET,
 		    dev_vm_tag(vm, DEV_ON_HELLO, i, h->gen)) < 0)
 		hello_close(vm, h);
 }
 
+/* The line as a message: as hello_line(). */
+static int hello_message(struct dev_hello *h)
+{
+	char line[DEV_HELLO_LINE_MAX + 1];
+	ssize_t n = recv(h->fd, line, DEV_HELLO_LINE_MAX, MSG_TRUNC);
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	if (n == 0)
+		return -ECONNRESET;
+	if (n > DEV_HELLO_LINE_MAX)
+		return -EMSGSIZE;
+	if (line[n - 1] != '\n')
+		line[n++] = '\n';
+	return dev_hello_parse(line, (size_t)n, &h->port) == n ? 1 : -EINVAL;
+}
+
 /* Looks for the line: 1 when it is complete (and read), 0 when more is to come, -errno. */
 static int hello_line(struct dev_hello *h)
 {
+	if (h->door == DEV_DOOR_SEQPACKET)
+		return hello_message(h);
 	char line[DEV_HELLO_LINE_MAX];
 	ssize_t n = recv(h->fd, line, sizeof(line), MSG_PEEK);
 	if (n < 0)
@@ -109,14 +150,21 @@ static int hello_line(struct dev_hello *h)
 	return recv(h->fd, line, (size_t)len, 0) == len ? 1 : -EIO;
 }
 
+static enum vsk_type door_type(uint8_t door)
+{
+	return door == DEV_DOOR_SEQPACKET ? VSK_TYPE_SEQPACKET : VSK_TYPE_STREAM;
+}
+
 /* The client's wish is known and the rings run: it becomes a connection. */
 static void hello_connect(struct dev_vm *vm, struct dev_hello *h)
 {
 	struct vsk_conn *core;
 	(void)dev_vm_reserve_slots(vm, 1); /* without one the engine refuses, just below */
-	int r = vsk_connect(&vm->vsk, vm->loop->now_us, VSK_TYPE_STREAM, h->port, &core);
+	int r = vsk_connect(&vm->vsk, vm->loop->now_us, door_type(h->door), h->port, &core);
 	if (r < 0) {
-		hf_warn("vm %s: CONNECT %u: %s", vm->opt->name, h->port, strerror(-r));
+		hf_warn("vm %s: CONNECT %u: %s", vm->opt->name, h->port,
+			r == -EPROTONOSUPPORT ? "the guest's driver does not know this type"
+					      : strerror(-r));
 		hello_close(vm, h);
 		return;
 	}
@@ -170,8 +218,9 @@ static int bind_name(struct dev_vm *vm, int fd, const struct vsk_conn *c)
 
 static int dial_socket(struct dev_vm *vm, const struct vsk_conn *c)
 {
+	int type = c->type == VSK_TYPE_SEQPACKET ? SOCK_SEQPACKET : SOCK_STREAM;
 	HF_CLEANUP(fd_closep)
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
 	int r = bind_name(vm, fd, c);
@@ -243,7 +292,7 @@ void dev_unix_dial(struct dev_vm *vm, struct dev_conn *c)
 
 void dev_unix_retry(struct dev_vm *vm)
 {
-	watch_listener(vm, true);
+	watch_listeners(vm, true);
 }
 
 uint64_t dev_unix_turn(struct dev_vm *vm)

@@ -14,12 +14,10 @@
 #define BUCKETS_MIN    64
 #define POLLED_RING_US 1000 /* a ring without a kick descriptor is looked at this often */
 
-/* Feature bits, virtio 1.2, 5.10.3 and 6. What we serve are streams, and only streams. */
-#define F_STREAM            (1ull << 0)
-#define F_NO_IMPLIED_STREAM (1ull << 2)
-#define F_INDIRECT_DESC     (1ull << 28)
-#define F_EVENT_IDX         (1ull << 29)
-#define F_VERSION_1         (1ull << 32)
+/* Feature bits, virtio 1.2, 6; those of vsock (5.10.3) are the engine's VSK_F_*. */
+#define F_INDIRECT_DESC (1ull << 28)
+#define F_EVENT_IDX     (1ull << 29)
+#define F_VERSION_1     (1ull << 32)
 
 #define MEM_SLOTS 32
 
@@ -187,7 +185,8 @@ void dev_vm_on_event(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
 			dev_front_on_event(vm, events);
 		break;
 	case DEV_ON_HOST_LISTEN:
-		dev_unix_on_listen(vm);
+		if (tag.slot < DEV_DOORS)
+			dev_unix_on_listen(vm, tag.slot);
 		break;
 	case DEV_ON_HELLO:
 		dev_unix_on_hello(vm, tag, events);
@@ -296,8 +295,8 @@ static void init_vhu(struct dev_vm *vm)
 	 * BACKEND_REQ: there is nothing to ask the front end for. */
 	vhu_init(&vm->vhu,
 		&(struct vhu_offer){
-			.features = F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC | F_STREAM |
-				    F_NO_IMPLIED_STREAM,
+			.features = F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC | VSK_F_STREAM |
+				    VSK_F_SEQPACKET | VSK_F_NO_IMPLIED_STREAM,
 			.protocol_features = VHU_P_MQ | VHU_P_LOG_SHMFD | VHU_P_REPLY_ACK |
 					     VHU_P_CONFIG | VHU_P_RESET_DEVICE |
 					     VHU_P_CONFIGURE_MEM_SLOTS | VHU_P_DEVICE_STATE,
@@ -318,7 +317,9 @@ int dev_vm_new(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t i
 	vm->loop = &d->loop;
 	vm->opt = opt;
 	vm->index = index;
-	vm->front_listen = vm->front = vm->host_listen = vm->transfer.fd = -1;
+	vm->front_listen = vm->front = vm->transfer.fd = -1;
+	for (int i = 0; i < DEV_DOORS; i++)
+		vm->host_listen[i] = -1;
 	hf_list_init(&vm->dials);
 	for (int i = 0; i < DEV_QUEUES; i++) {
 		vq_init(&vm->q[i].vq, &vm->mem);

@@ -7,6 +7,7 @@
  *   front.c   the vhost-user socket: its messages become memory maps, rings and transfers
  *   ring.c    kicks: packets of the guest's tx queue go to the engine, the engine's to the rx queue
  *   conn.c    the host sockets of connections: payload straight from and to guest memory
+ *   message.c messages of SEQPACKET connections
  *   unix.c    the host side's door: CONNECT lines, and dialling PATH_<port> for the guest
  *   state.c   all connections as a record, from there and back; claims
  *   vm.c      set-up, the turn, and the transitions below
@@ -67,11 +68,19 @@ struct dev_conn {
 	uint64_t dial_until_us;
 	struct hf_list dial_node;
 	struct hf_ring to_host;  /* payload that the host socket did not take yet */
-	struct hf_ring to_guest; /* payload of a record, goes before what the socket has */
+	struct hf_ring to_guest; /* payload of a record or of a message that was read, goes before
+				  * what the socket has */
+	/* SEQPACKET: where messages in the two end, as in a record. */
+	struct hf_ring to_host_ends, to_guest_ends;
+	uint32_t part; /* bytes in to_host of a message that has not ended */
 };
+
+/* The host side has a listener per type of socket. */
+enum { DEV_DOOR_STREAM, DEV_DOOR_SEQPACKET, DEV_DOORS };
 
 struct dev_hello {
 	int fd; /* -1: free */
+	uint8_t door;
 	uint32_t gen;
 	bool said; /* the line is complete; waits for the guest */
 	uint32_t port;
@@ -129,7 +138,7 @@ struct dev_vm {
 	uint64_t next_dial_us;
 	uint32_t dial_n; /* makes the names of dialling sockets unique */
 
-	int host_listen;
+	int host_listen[DEV_DOORS];
 	bool host_paused, front_paused; /* no descriptor or slot is free: until retry_us */
 	uint64_t retry_us;
 	size_t lost_seen; /* dev_maps_lost() as last seen */
@@ -209,13 +218,14 @@ struct dev_conn *dev_conn_at(const struct dev_vm *vm, size_t slot);
 int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd);
 
 /* Payload of the guest: to the host socket as far as it takes it, else into the ring. */
-void dev_conn_deliver(
-	struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov, size_t len);
+void dev_conn_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov,
+	size_t len, uint32_t flags);
 
-/* Reads payload for the guest into iovecs of `len` bytes: a count, 0 at the end, -EAGAIN, or
- * another -errno. *ret_drained: there was no more. */
-ssize_t dev_conn_read(
-	struct dev_conn *c, struct iovec *iov, size_t n_iov, size_t len, bool *ret_drained);
+/* Reads payload for the guest into iovecs of `len` bytes, and uses one element behind them: a
+ * count, 0 at the end, -EAGAIN, or another -errno. *ret_drained: there was no more. *ret_flags: of
+ * a message; with VSK_MSG_EOM, 0 bytes are not the end. */
+ssize_t dev_conn_read(struct dev_conn *c, struct iovec *iov, size_t n_iov, size_t len,
+	bool *ret_drained, uint32_t *ret_flags);
 void dev_conn_ended(struct dev_vm *vm, struct dev_conn *c);             /* read returned 0 */
 void dev_conn_failed(struct dev_vm *vm, struct dev_conn *c, int error); /* or failed */
 
@@ -224,11 +234,33 @@ void dev_conn_thaw(struct dev_vm *vm, struct dev_conn *c);        /* catches up 
 void dev_conn_handle(struct dev_vm *vm, const struct vsk_ev *ev); /* any event but DATA */
 void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c);      /* closed: free it */
 
+/* ---- message.c ---- */
+
+/* Prepares a host socket for messages of up to buf_alloc bytes. 0 or -errno. */
+int dev_message_setup(int fd, uint32_t buf_alloc);
+
+/* Appends an end. 0 or -ENOMEM. */
+int dev_message_end(struct hf_ring *ends, size_t len, bool eor);
+
+/* The length of the first message of a ring that is not empty. */
+size_t dev_message_len(const struct hf_ring *ends);
+
+/* Takes as much of the first message as fits; *ret_flags has VSK_MSG_EOM when that was all. */
+size_t dev_message_take(struct hf_ring *bytes, struct hf_ring *ends, const struct iovec *iov,
+	size_t n_iov, uint32_t *ret_flags);
+
+/* dev_conn_read() for messages. */
+ssize_t dev_message_read(
+	struct dev_conn *c, struct iovec *iov, size_t n_iov, size_t len, uint32_t *ret_flags);
+
+/* Reads all that the host application has written. 0 or -errno: it does not go into a record. */
+int dev_message_drain(struct dev_conn *c);
+
 /* ---- unix.c ---- */
 
 int dev_unix_open(struct dev_vm *vm, struct hf_err *reterr);
 void dev_unix_close(struct dev_vm *vm);
-void dev_unix_on_listen(struct dev_vm *vm);
+void dev_unix_on_listen(struct dev_vm *vm, unsigned door);
 void dev_unix_on_hello(struct dev_vm *vm, struct dev_tag tag, uint32_t events);
 /* Dials for the guest; answers the engine now or from dev_unix_turn(). */
 void dev_unix_dial(struct dev_vm *vm, struct dev_conn *c);

@@ -27,6 +27,9 @@ P_REPLY_ACK = 1 << 3
 # vsock operations
 REQUEST, RESPONSE, RST, SHUTDOWN, RW, CREDIT_UPDATE, CREDIT_REQUEST = 1, 2, 3, 4, 5, 6, 7
 SHUT_RCV, SHUT_SEND, SHUT_BOTH = 1, 2, 3
+STREAM, SEQPACKET = 1, 2
+EOM, EOR = 1, 2
+F_SEQPACKET = 1 << 1
 HDR = struct.Struct("<QQIIIHHIII")  # src, dst, sport, dport, len, type, op, flags, buf_alloc, fwd_cnt
 HDR_LEN = 44
 
@@ -193,9 +196,12 @@ class Front:
 
 
 class Conn:
-    def __init__(self, guest, host_port, guest_port, buf_alloc):
+    def __init__(self, guest, host_port, guest_port, buf_alloc, type=STREAM, peer=2):
         self.g, self.host_port, self.guest_port = guest, host_port, guest_port
-        self.data = b""
+        self.type, self.peer = type, peer
+        self.data = b""  # of SEQPACKET: the message that has not ended
+        self.messages = []  # (bytes, flags)
+        self.unread = 0
         self.buf_alloc, self.fwd_cnt, self.told = buf_alloc, 0, 0
         self.tx_cnt, self.peer_alloc, self.peer_fwd = 0, 0, 0
         self.open = self.reset = False
@@ -204,7 +210,7 @@ class Conn:
 
     def op(self, op, payload=b"", flags=0):
         self.told = self.fwd_cnt
-        self.g.transmit(HDR.pack(self.g.cid, 2, self.guest_port, self.host_port, len(payload), 1, op,
+        self.g.transmit(HDR.pack(self.g.cid, self.peer, self.guest_port, self.host_port, len(payload), self.type, op,
                                  flags, self.buf_alloc, self.fwd_cnt & 0xFFFFFFFF), payload)
 
     def room(self):
@@ -225,7 +231,30 @@ class Conn:
             sent += n
         return sent
 
+    def send_message(self, data, flags=EOM, part=TX_BUF):
+        """A message, in packets of at most `part` bytes."""
+        at = 0
+        while True:
+            self.g.until(lambda: self.room() > 0 or at == len(data))
+            n = min(len(data) - at, self.room(), part)
+            self.tx_cnt += n
+            self.op(RW, data[at:at + n], flags if at + n == len(data) else 0)
+            at += n
+            if at == len(data):
+                return
+
+    def recv_message(self):
+        self.g.until(lambda: self.messages or self.reset or self.shut & SHUT_SEND)
+        assert self.messages, "no more messages"
+        data, flags = self.messages.pop(0)
+        self.fwd_cnt += len(data)
+        self.unread -= len(data)
+        if self.fwd_cnt - self.told > self.buf_alloc // 2:
+            self.op(CREDIT_UPDATE)
+        return data, flags
+
     def got(self, pkt, payload):
+        assert pkt["type"] == self.type and pkt["src"] == self.peer, pkt
         self.packets.append(pkt["op"])
         self.peer_alloc, self.peer_fwd = pkt["buf_alloc"], pkt["fwd_cnt"]
         if pkt["op"] == RESPONSE:
@@ -238,7 +267,12 @@ class Conn:
             self.op(CREDIT_UPDATE)
         elif pkt["op"] == RW:
             self.data += payload
-            assert len(self.data) <= self.buf_alloc, "more than the credit given"
+            self.unread += len(payload) if self.type == SEQPACKET else 0
+            assert max(len(self.data), self.unread) <= self.buf_alloc, "more than the credit given"
+            if self.type == SEQPACKET and pkt["flags"]:
+                assert pkt["flags"] in (EOM, EOM | EOR), pkt
+                self.messages.append((self.data, pkt["flags"]))
+                self.data = b""
 
     def recv(self, n):
         """Exactly n bytes; gives credit back when half of the buffer is used up."""
@@ -264,6 +298,7 @@ class Guest:
         self.next_port = 49152
         self.events = 0
         self.buf_alloc = 262144
+        self.peers = {2}  # CIDs that may send packets
 
     def move(self, path, **front):
         """The machine goes on, behind another holdfastd."""
@@ -307,10 +342,11 @@ class Guest:
         keys = ("src", "dst", "sport", "dport", "len", "type", "op", "flags", "buf_alloc", "fwd_cnt")
         p = dict(zip(keys, HDR.unpack(raw[:HDR_LEN])))
         assert len(raw) == HDR_LEN + p["len"], raw
-        assert p["dst"] == self.cid and (p["src"] == 2 or p["op"] == RST), p
+        assert p["dst"] == self.cid and (p["src"] in self.peers or p["op"] == RST), p
         c = self.conns.get((p["sport"], p["dport"]))
         if p["op"] == REQUEST and p["dport"] in self.listening:
-            c = self.conns[p["sport"], p["dport"]] = Conn(self, p["sport"], p["dport"], self.buf_alloc)
+            c = self.conns[p["sport"], p["dport"]] = Conn(self, p["sport"], p["dport"], self.buf_alloc, p["type"],
+                                                          p["src"])
             c.got(p, b"")
             c.open = True
             c.op(RESPONSE)
@@ -320,7 +356,7 @@ class Guest:
         else:
             self.strays.append(p)
             if p["op"] != RST:
-                self.transmit(HDR.pack(self.cid, 2, p["dport"], p["sport"], 0, 1, RST, 0, 0, 0))
+                self.transmit(HDR.pack(self.cid, p["src"], p["dport"], p["sport"], 0, p["type"], RST, 0, 0, 0))
 
     def step(self, timeout=DEADLINE):
         """Takes what there is, else waits for a notification."""
@@ -339,14 +375,14 @@ class Guest:
             self.step(max(0.001, min(0.2, end - time.monotonic())))
             assert time.monotonic() < end, "not in time"
 
-    def request(self, host_port):
+    def request(self, host_port, type=STREAM, peer=2):
         self.next_port += 1
-        c = self.conns[host_port, self.next_port] = Conn(self, host_port, self.next_port, self.buf_alloc)
+        c = self.conns[host_port, self.next_port] = Conn(self, host_port, self.next_port, self.buf_alloc, type, peer)
         c.op(REQUEST)
         return c
 
-    def connect(self, host_port):
-        c = self.request(host_port)
+    def connect(self, host_port, type=STREAM, peer=2):
+        c = self.request(host_port, type, peer)
         self.until(lambda: c.open or c.reset)
         assert c.open, "refused"
         return c

@@ -83,13 +83,13 @@ def need_program(name, package):
 class Process:
     """A program that was started in a world; its output is in WORLD/NAME.log."""
 
-    def __init__(self, world, name, argv, env=None):
+    def __init__(self, world, name, argv, env=None, fds=()):
         self.name = name
         self.log = world.path / f"{name}.log"
         with open(self.log, "ab") as out:
             self.popen = subprocess.Popen(
                 [str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=world.path,
-                env={**os.environ, **(env or {})},
+                env={**os.environ, **(env or {})}, pass_fds=fds,
                 preexec_fn=lambda: LIBC.prctl(1, signal.SIGKILL))  # PR_SET_PDEATHSIG: ends with the test
 
     def alive(self):
@@ -130,8 +130,8 @@ class World:
         self.path = pathlib.Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))  # short: socket paths are bounded
         self.processes = []
 
-    def spawn(self, name, argv, env=None):
-        process = Process(self, name, argv, env)
+    def spawn(self, name, argv, env=None, fds=()):
+        process = Process(self, name, argv, env, fds)
         self.processes.append(process)
         return process
 

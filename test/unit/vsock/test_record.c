@@ -570,6 +570,31 @@ static void test_contradictions_of_messages_are_refused(void **state)
 	assert_int_equal(vsk_save_end(&s, &len), 0);
 	assert_int_equal(try_load(buf, len), 0);
 	assert_int_equal(try_changed(buf, len, 64 + 70, 4), -EINVAL);
+
+	/* Empty messages alone: they are something, too. */
+	le32_to(ends_to_guest, 0);
+	le32_to(ends_to_guest + 4, 0);
+	le32_to(ends_to_host, 0);
+	le32_to(ends_to_host + 4, 0);
+	rig_init(&h);
+	h.v.cfg.features |= VSK_F_SEQPACKET;
+	h.p.type = VSK_TYPE_SEQPACKET;
+	struct vsk_conn *c = guest_opens(&h);
+	guest(&h, VSK_OP_RW, 0, VSK_MSG_EOM);
+	guest(&h, VSK_OP_RW, 0, VSK_MSG_EOM);
+	len = save(&h, buf, sizeof(buf), 0);
+	assert_int_equal(try_load(buf, len), 0);
+	assert_int_equal(try_changed(buf, len, 64 + 66, VSK_DIALLING), -EINVAL);
+	assert_int_equal(try_changed(buf, len, 64 + 69, VSK_SHUT_RCV), -EINVAL);
+	took(&h, c, 0);
+	took(&h, c, 0);
+	vsk_save_begin(&s, &h.v, buf, sizeof(buf));
+	struct vsk_bytes to_guest = { 0 };
+	add_ends(&to_guest, ends_to_guest);
+	vsk_save_conn(&s, c, true, &none, &to_guest);
+	assert_int_equal(vsk_save_end(&s, &len), 0);
+	assert_int_equal(try_load(buf, len), 0);
+	assert_int_equal(try_changed(buf, len, 64 + 69, VSK_SHUT_SEND), -EINVAL);
 }
 
 static void test_later_additions_are_stepped_over(void **state)
