@@ -4,11 +4,11 @@
  * Lets a program that speaks AF_VSOCK be the host side of a holdfastd (LD_PRELOAD).
  *
  * A socket of AF_VSOCK is a Unix socket of the same type. listen(2) listens at UDS_<port>; accept(2) takes the caller's CID and
- * port from the name that holdfastd gives its end; connect(2) to the guest's CID connects to UDS, says "CONNECT <port>" and
- * awaits "OK". Everything else is done by the Unix socket itself, and what a Unix socket cannot do fails, but for two things
+ * port from the name that holdfastd gives its end; connect(2) to the guest's CID connects to UDS, for SOCK_SEQPACKET to
+ * UDS.seqpacket, says "CONNECT <port>" and awaits "OK". Everything else is done by the Unix socket itself, and what a Unix socket cannot do fails, but for two things
  * that are remembered and given back: the port of bind(2), and the sizes of SO_VM_SOCKETS_BUFFER_*.
  *
- * The environment has HF_UDS, the path of uds-path, and HF_CID, the guest's CID. SOCK_SEQPACKET: see uds_path().
+ * The environment has HF_UDS, the path of uds-path, and HF_CID, the guest's CID.
  */
 
 #include <dlfcn.h>
@@ -60,13 +60,13 @@ static int own(int fd, int type)
 }
 
 /* The Unix address of a port of the host, or with port VMADDR_PORT_ANY the one that leads to the guest. */
-static socklen_t uds_path(struct sockaddr_un *a, unsigned int port)
+static socklen_t uds_path(struct sockaddr_un *a, unsigned int port, int type)
 {
 	const char *uds = getenv("HF_UDS");
 
 	*a = (struct sockaddr_un){.sun_family = AF_UNIX};
 	if (port == VMADDR_PORT_ANY)
-		snprintf(a->sun_path, sizeof(a->sun_path), "%s", uds);
+		snprintf(a->sun_path, sizeof(a->sun_path), "%s%s", uds, type == SOCK_SEQPACKET ? ".seqpacket" : "");
 	else
 		snprintf(a->sun_path, sizeof(a->sun_path), "%s_%u", uds, port);
 	return sizeof(*a);
@@ -114,7 +114,7 @@ int listen(int fd, int backlog)
 
 	if (!v)
 		return REAL(listen)(fd, backlog);
-	socklen_t len = uds_path(&a, v->port);
+	socklen_t len = uds_path(&a, v->port, v->type);
 
 	unlink(a.sun_path);
 	if (REAL(bind)(fd, (struct sockaddr *)&a, len) < 0 || REAL(listen)(fd, backlog) < 0)
@@ -180,7 +180,7 @@ int connect(int fd, const struct sockaddr *addr, socklen_t len)
 	int new = REAL(socket)(AF_UNIX, v->type | SOCK_CLOEXEC, 0);
 	if (new < 0)
 		return -1;
-	len = uds_path(&a, VMADDR_PORT_ANY);
+	len = uds_path(&a, VMADDR_PORT_ANY, v->type);
 	if (REAL(connect)(new, (struct sockaddr *)&a, len) < 0 || shake_hands(new, v->type, vm->svm_port) < 0) {
 		int err = errno;
 
@@ -203,7 +203,7 @@ int close(int fd)
 	if (v && v->listening) {
 		struct sockaddr_un a;
 
-		uds_path(&a, v->port);
+		uds_path(&a, v->port, v->type);
 		unlink(a.sun_path);
 	}
 	if (v)
