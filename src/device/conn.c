@@ -84,6 +84,7 @@ static int watch(struct dev_vm *vm, struct dev_conn *c, bool out)
 int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd)
 {
 	c->fd = fd;
+	c->since_us = vm->loop->now_us;
 	c->hup = c->ending = c->wide = false;
 	int r = 0;
 	if (c->core.type == VSK_TYPE_SEQPACKET)
@@ -100,6 +101,7 @@ void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
 	if (c->dialling)
 		hf_list_remove(&c->dial_node);
 	c->dialling = false;
+	c->since_us = 0;
 	dev_loop_close(vm->loop, &c->fd);
 	drop_to_host(c);
 	ring_free(&c->to_guest);

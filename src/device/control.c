@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "control.h"
+#include "admin.h"
 #include "base/err.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "counters.h"
 #include "daemon.h"
 #include "vm.h"
 #include <errno.h>
@@ -42,6 +44,8 @@ static int cmd_vm_list(struct request *rq, struct hf_err *reterr)
 	json_t *list = json_array();
 	for (size_t i = 0; i < rq->daemon->n_vms; i++) {
 		struct dev_vm_info info;
+		if (!rq->daemon->vm[i])
+			continue;
 		dev_vm_info(rq->daemon->vm[i], &info);
 		if (json_array_append_new(list,
 			    json_pack("{s:s,s:I,s:b,s:s,s:I}", "name", info.name, "guest_cid",
@@ -55,12 +59,13 @@ static int cmd_vm_list(struct request *rq, struct hf_err *reterr)
 
 static json_t *conn_json(const struct dev_conn_info *c)
 {
-	return json_pack("{s:I,s:I,s:I,s:s,s:b,s:I,s:I,s:I,s:I}", "host_port",
+	return json_pack("{s:I,s:I,s:I,s:s,s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "host_port",
 		(json_int_t)c->host_port, "guest_port", (json_int_t)c->guest_port, "peer_cid",
-		(json_int_t)c->peer_cid, "state", c->state, "claimed", c->claimed, "rx_bytes",
-		(json_int_t)c->rx_bytes, "tx_bytes", (json_int_t)c->tx_bytes, "to_host_pending",
-		(json_int_t)c->to_host_pending, "to_guest_pending",
-		(json_int_t)c->to_guest_pending);
+		(json_int_t)c->peer_cid, "type", c->type, "state", c->state, "claimed", c->claimed,
+		"rx_bytes", (json_int_t)c->rx_bytes, "tx_bytes", (json_int_t)c->tx_bytes,
+		"to_host_pending", (json_int_t)c->to_host_pending, "to_guest_pending",
+		(json_int_t)c->to_guest_pending, "rx_credit", (json_int_t)c->rx_credit, "tx_credit",
+		(json_int_t)c->tx_credit, "age_ms", (json_int_t)(c->age_us / 1000));
 }
 
 static int put_conns(struct request *rq)
@@ -133,6 +138,72 @@ static int cmd_state_discard(struct request *rq, struct hf_err *reterr)
 	return json_object_set_new(rq->answer, "connections", json_integer((json_int_t)n));
 }
 
+/* ---- what an operator changes ---- */
+
+static int cmd_vm_add(struct request *rq, struct hf_err *reterr)
+{
+	struct dev_vm_options o = dev_options_vm_default();
+	const char *key;
+	json_t *v;
+	int r = 0;
+	json_object_foreach (json_object_get(rq->args, "config"), key, v) {
+		char number[24];
+		(void)snprintf(number, sizeof(number), "%lld", (long long)json_integer_value(v));
+		const char *text = json_is_integer(v) ? number : json_string_value(v);
+		r = text ? dev_options_vm_set(&o, key, text, reterr)
+			 : hf_err_set(reterr, -EINVAL, "%s: want a string or a number", key);
+		if (r < 0)
+			return r;
+	}
+	r = dev_options_vm_check(&o, reterr);
+	return r < 0 ? r : dev_admin_add_vm(rq->daemon, &o, reterr);
+}
+
+static int cmd_vm_remove(struct request *rq, struct hf_err *reterr)
+{
+	(void)reterr; /* nothing can be refused */
+	dev_admin_remove_vm(rq->daemon, rq->vm);
+	return 0;
+}
+
+static int cmd_vm_cid(struct request *rq, struct hf_err *reterr)
+{
+	uint32_t cid;
+	int r = get_port(rq, "guest_cid", &cid, reterr);
+	return r < 0 ? r : dev_admin_set_cid(rq->vm, cid, reterr);
+}
+
+static int cmd_conn_reset(struct request *rq, struct hf_err *reterr)
+{
+	uint32_t host_port, guest_port, peer_cid = VSK_CID_HOST;
+	int r = get_port(rq, "host_port", &host_port, reterr);
+	if (r == 0)
+		r = get_port(rq, "guest_port", &guest_port, reterr);
+	if (r == 0 && json_object_get(rq->args, "peer_cid"))
+		r = get_port(rq, "peer_cid", &peer_cid, reterr);
+	return r < 0 ? r : dev_admin_reset_conn(rq->vm, peer_cid, host_port, guest_port, reterr);
+}
+
+static int cmd_log_level(struct request *rq, struct hf_err *reterr)
+{
+	const char *text = json_string_value(json_object_get(rq->args, "level"));
+	if (!text || hf_log_level_parse(text, &hf_log_max) < 0)
+		return hf_err_set(
+			reterr, -EINVAL, "level: want error, warning, info, debug or trace");
+	return 0;
+}
+
+static int cmd_counters(struct request *rq, struct hf_err *reterr)
+{
+	(void)reterr; /* nothing can be refused */
+	json_t *counters = json_object();
+	struct dev_counter c;
+	for (size_t i = 0; dev_counter_at(rq->vm, i, &c); i++)
+		if (json_object_set_new(counters, c.name, json_integer((json_int_t)c.value)) < 0)
+			break; /* out of memory: the answer lacks a counter, nothing else */
+	return json_object_set_new(rq->answer, "counters", counters);
+}
+
 static const struct command {
 	const char *name;
 	bool about_vm;
@@ -146,6 +217,12 @@ static const struct command {
 	{ "state-load", true, cmd_state_load },
 	{ "claim", true, cmd_claim },
 	{ "state-discard", true, cmd_state_discard },
+	{ "vm-add", false, cmd_vm_add },
+	{ "vm-remove", true, cmd_vm_remove },
+	{ "vm-cid", true, cmd_vm_cid },
+	{ "conn-reset", true, cmd_conn_reset },
+	{ "counters", true, cmd_counters },
+	{ "log-level", false, cmd_log_level },
 };
 
 static int find_vm(struct request *rq, struct hf_err *reterr)
@@ -154,10 +231,9 @@ static int find_vm(struct request *rq, struct hf_err *reterr)
 	if (!name)
 		return hf_err_set(reterr, -EINVAL, "vm: the VM's name is missing");
 	for (size_t i = 0; i < rq->daemon->n_vms; i++) {
-		struct dev_vm_info info;
-		dev_vm_info(rq->daemon->vm[i], &info);
-		if (strcmp(info.name, name) == 0) {
-			rq->vm = rq->daemon->vm[i];
+		struct dev_vm *vm = rq->daemon->vm[i];
+		if (vm && strcmp(vm->opt->name, name) == 0) {
+			rq->vm = vm;
 			return 0;
 		}
 	}

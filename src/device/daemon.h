@@ -12,8 +12,10 @@
 struct dev_daemon {
 	struct dev_loop loop;
 	struct dev_options opt;
-	struct dev_vm *vm[DEV_VMS_MAX];
-	size_t n_vms;
+	struct dev_vm *vm[DEV_VMS_MAX]; /* NULL: none, the options beside it mean nothing */
+	size_t n_vms;                   /* no slot behind this one was ever used */
+	uint64_t turn;
+	uint64_t freed_turn[DEV_VMS_MAX]; /* when the slot was last freed */
 	struct dev_control control;
 };
 

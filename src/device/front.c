@@ -212,10 +212,13 @@ static int apply(struct dev_vm *vm, struct vhu_event *ev, uint64_t *ret_value)
 		return dev_transfer_check(vm);
 	case VHU_RESET:
 		return reset_device(vm);
+	case VHU_BACKEND_FD:
+		fd_closep(&vm->backend);
+		vm->backend = fd_take(&ev->fds[0]);
+		return 0;
 	case VHU_RING_ENABLE: /* dev_vm_sync_rings() sees to it */
 	case VHU_LOG_FD:      /* who logs reads the log when it likes */
 	case VHU_RING_ERR:    /* the log tells what went wrong */
-	case VHU_BACKEND_FD:  /* there is nothing to ask the front end for */
 	case VHU_NONE:
 	case VHU_REFUSED:
 	case VHU_EVENT_N_:
@@ -386,6 +389,7 @@ void dev_front_close(struct dev_vm *vm, const char *why)
 		return;
 	hf_info("vm %s: the front end is gone: %s", vm->opt->name, why);
 	dev_loop_close(vm->loop, &vm->front);
+	fd_closep(&vm->backend);
 	dev_transfer_end(vm);
 	(void)reset_device(vm); /* always 0 */
 	for (unsigned i = 0; i < DEV_QUEUES; i++) {

@@ -20,7 +20,7 @@ static void on_event(void *owner, struct dev_tag tag, uint32_t events)
 		dev_control_on_listen(&d->control);
 	else if (tag.what == DEV_ON_CONTROL)
 		dev_control_on_client(&d->control, tag);
-	else
+	else if (d->vm[tag.vm])
 		dev_vm_on_event(d->vm[tag.vm], tag, events);
 }
 
@@ -28,13 +28,17 @@ static uint64_t on_turn(void *owner)
 {
 	struct dev_daemon *d = owner;
 	uint64_t next_us = dev_control_turn(&d->control);
-	size_t ended = 0;
+	size_t n = 0, ended = 0;
 	for (size_t i = 0; i < d->n_vms; i++) {
+		if (!d->vm[i])
+			continue;
 		next_us = HF_MIN(next_us, dev_vm_turn(d->vm[i]));
 		ended += d->vm[i]->ended;
+		n++;
 	}
-	if (ended == d->n_vms)
+	if (n > 0 && ended == n)
 		dev_loop_stop(&d->loop);
+	d->turn++;
 	return next_us;
 }
 
@@ -61,6 +65,7 @@ static int start(struct dev_daemon *d, struct hf_err *reterr)
 	d->loop.owner = d;
 	d->loop.on_event = on_event;
 	d->loop.on_turn = on_turn;
+	d->turn = 1; /* no slot was freed in it */
 	for (size_t i = 0; i < d->opt.n_vms; i++) {
 		int r = dev_vm_new(d, &d->opt.vm[i], (uint8_t)i, &d->vm[i], reterr);
 		if (r < 0)
@@ -123,7 +128,8 @@ static int run(struct dev_daemon *d)
 
 	dev_control_close(&d->control);
 	for (size_t i = 0; i < d->n_vms; i++)
-		dev_vm_free(d->vm[i]);
+		if (d->vm[i])
+			dev_vm_free(d->vm[i]);
 	dev_loop_done(&d->loop);
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }

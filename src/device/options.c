@@ -109,7 +109,7 @@ static int take_queue_size(const char *text, uint32_t *ret_size, struct hf_err *
 static const char *const vm_keys = "guest-cid, socket, uds-path, name, tx-buffer-size, queue-size, "
 				   "groups";
 
-static int vm_set(
+int dev_options_vm_set(
 	struct dev_vm_options *vm, const char *key, const char *value, struct hf_err *reterr)
 {
 	if (strcmp(key, "guest-cid") == 0)
@@ -130,7 +130,7 @@ static int vm_set(
 	return hf_err_set(reterr, -EINVAL, "unknown key '%s'; known: %s", key, vm_keys);
 }
 
-static struct dev_vm_options vm_default(void)
+struct dev_vm_options dev_options_vm_default(void)
 {
 	return (struct dev_vm_options){ .fd = -1,
 		.guest_cid = 3,
@@ -138,7 +138,7 @@ static struct dev_vm_options vm_default(void)
 		.queue_size = DEV_QUEUE_SIZE_MAX };
 }
 
-static int vm_check(struct dev_vm_options *vm, struct hf_err *reterr)
+int dev_options_vm_check(struct dev_vm_options *vm, struct hf_err *reterr)
 {
 	if (vm->fd >= 0 && vm->socket[0] != '\0')
 		return hf_err_set(reterr, -EINVAL, "give either socket or --fd, not both");
@@ -163,11 +163,11 @@ static int vm_parse(const char *text, struct dev_vm_options *vm, struct hf_err *
 			return hf_err_set(
 				reterr, -EINVAL, "'%s' is not KEY=VALUE; keys: %s", pair, vm_keys);
 		*value++ = '\0';
-		int r = vm_set(vm, pair, value, reterr);
+		int r = dev_options_vm_set(vm, pair, value, reterr);
 		if (r < 0)
 			return r;
 	}
-	return vm_check(vm, reterr);
+	return dev_options_vm_check(vm, reterr);
 }
 
 /* "5s", "250ms" or plain seconds. */
@@ -249,33 +249,37 @@ static int add_sandbox_dir(struct dev_options *o, const char *dir, struct hf_err
 	return 0;
 }
 
+int dev_options_clash(
+	const struct dev_vm_options *a, const struct dev_vm_options *b, struct hf_err *reterr)
+{
+	if (strcmp(a->name, b->name) == 0 || a->guest_cid == b->guest_cid)
+		return hf_err_set(reterr, -EEXIST,
+			"name %s and guest-cid %u must each be given once", a->name, a->guest_cid);
+	if (strcmp(a->uds_path, b->uds_path) == 0 ||
+		(a->socket[0] != '\0' && strcmp(a->socket, b->socket) == 0))
+		return hf_err_set(
+			reterr, -EEXIST, "%s and %s must not share a path", b->name, a->name);
+	return 0;
+}
+
 static int add_vm(struct dev_options *o, const char *text, struct hf_err *reterr)
 {
 	if (o->n_vms == DEV_VMS_MAX)
 		return hf_err_set(reterr, -EINVAL, "--vm: more than %d; start another holdfastd",
 			DEV_VMS_MAX);
 	struct dev_vm_options *vm = &o->vm[o->n_vms++];
-	*vm = vm_default();
+	*vm = dev_options_vm_default();
 	int r = vm_parse(text, vm, reterr);
 	return r < 0 ? hf_err_prefix(reterr, "--vm %s", text) : 0;
 }
 
-/* What two VMs must not share. */
 static int check_unique(const struct dev_options *o, struct hf_err *reterr)
 {
-	for (size_t i = 0; i < o->n_vms; i++)
-		for (size_t j = 0; j < i; j++) {
-			const struct dev_vm_options *a = &o->vm[i], *b = &o->vm[j];
-			if (strcmp(a->name, b->name) == 0 || a->guest_cid == b->guest_cid)
-				return hf_err_set(reterr, -EINVAL,
-					"--vm: name %s and guest-cid %u must each be given once",
-					a->name, a->guest_cid);
-			if (strcmp(a->uds_path, b->uds_path) == 0 ||
-				strcmp(a->socket, b->socket) == 0)
-				return hf_err_set(reterr, -EINVAL,
-					"--vm: %s and %s must not share a path", b->name, a->name);
-		}
-	return 0;
+	int r = 0;
+	for (size_t i = 0; i < o->n_vms && r == 0; i++)
+		for (size_t j = 0; j < i && r == 0; j++)
+			r = dev_options_clash(&o->vm[i], &o->vm[j], reterr);
+	return r < 0 ? hf_err_set(reterr, -EINVAL, "--vm: %s", reterr->text) : 0;
 }
 
 static int finish(struct dev_options *o, struct dev_vm_options *single, bool have_single,
@@ -286,20 +290,21 @@ static int finish(struct dev_options *o, struct dev_vm_options *single, bool hav
 			"give either --vm or the options of a single VM (--guest-cid, --socket, "
 			"--uds-path, --fd), not both");
 	if (have_single) {
-		int r = vm_check(single, reterr);
+		int r = dev_options_vm_check(single, reterr);
 		if (r < 0)
 			return r;
 		o->vm[o->n_vms++] = *single;
 	}
-	if (o->n_vms == 0)
+	if (o->n_vms == 0 && o->control[0] == '\0')
 		return hf_err_set(reterr, -EINVAL,
-			"no VM: give --vm guest-cid=CID,socket=PATH,uds-path=PATH; see --help");
+			"no VM: give --vm guest-cid=CID,socket=PATH,uds-path=PATH, or --control to "
+			"add one later; see --help");
 	return check_unique(o, reterr);
 }
 
 int dev_options_parse(struct dev_options *o, int argc, char **argv, struct hf_err *reterr)
 {
-	struct dev_vm_options single = vm_default();
+	struct dev_vm_options single = dev_options_vm_default();
 	bool have_single = false;
 	uint32_t fd;
 	int opt, index, r = 0;
@@ -314,11 +319,11 @@ int dev_options_parse(struct dev_options *o, int argc, char **argv, struct hf_er
 			break;
 		case OPT_VM_KEY:
 			have_single = true;
-			r = vm_set(&single, long_options[index].name, optarg, reterr);
+			r = dev_options_vm_set(&single, long_options[index].name, optarg, reterr);
 			break;
 		case OPT_SOCKET_PATH:
 			have_single = true;
-			r = vm_set(&single, "socket", optarg, reterr);
+			r = dev_options_vm_set(&single, "socket", optarg, reterr);
 			break;
 		case OPT_FD:
 			have_single = true;

@@ -53,6 +53,16 @@ struct dev_options {
 /* Reads the command line. -EINVAL with a text for the user; *ret_o is then unspecified. */
 int dev_options_parse(struct dev_options *ret_o, int argc, char **argv, struct hf_err *reterr);
 
+/* One VM, key by key as in --vm; then check, which fills in what was not given. */
+struct dev_vm_options dev_options_vm_default(void);
+int dev_options_vm_set(
+	struct dev_vm_options *vm, const char *key, const char *value, struct hf_err *reterr);
+int dev_options_vm_check(struct dev_vm_options *vm, struct hf_err *reterr);
+
+/* -EEXIST when the two have something that two VMs must not share. */
+int dev_options_clash(
+	const struct dev_vm_options *a, const struct dev_vm_options *b, struct hf_err *reterr);
+
 extern const char dev_options_help[];
 extern const char dev_options_capabilities[]; /* JSON, for vhost-user discovery */
 

@@ -262,6 +262,26 @@ uint64_t dev_vm_turn(struct dev_vm *vm)
 	return HF_MIN(next_us, vsk_deadline(&vm->vsk));
 }
 
+/* ---- another CID ---- */
+
+int dev_vm_change_cid(struct dev_vm *vm, uint32_t guest_cid)
+{
+	bool own_event = vm->running && vq_started(&vm->q[DEV_EVENT].vq);
+	drop_all(vm, vm->running);
+	int r = vsk_set_cid(&vm->vsk, guest_cid);
+	if (r < 0)
+		return r;
+	le64_to(vm->vhu.config, guest_cid);
+	for (int i = 0; i < DEV_QUEUES; i++)
+		vm->q[i].stopped_before = false; /* whoever starts them is no longer who he was */
+	if (!vm->running)
+		return 0;
+	vsk_transport_reset(&vm->vsk, vm->loop->now_us, own_event);
+	vm->stranger = !own_event;
+	vm->q[DEV_EVENT].ready = own_event; /* the event may go out at once */
+	return 0;
+}
+
 /* ---- set-up ---- */
 
 static_assert(DEV_TX_BUFFER_MAX <= VSK_BUF_MAX, "the engine takes what an option may say");
@@ -291,14 +311,13 @@ static int init_engine(struct dev_vm *vm)
 static void init_vhu(struct dev_vm *vm)
 {
 	/* Not STATUS: QEMU from 8.0 on sets it to 0 at each stop, also that of a migration, where
-	 * nothing must be lost. A driver that begins anew is told by its ring indices. Not
-	 * BACKEND_REQ: there is nothing to ask the front end for. */
+	 * nothing must be lost. A driver that begins anew is told by its ring indices. */
 	vhu_init(&vm->vhu,
 		&(struct vhu_offer){
 			.features = F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC | VSK_F_STREAM |
 				    VSK_F_SEQPACKET | VSK_F_NO_IMPLIED_STREAM,
 			.protocol_features = VHU_P_MQ | VHU_P_LOG_SHMFD | VHU_P_REPLY_ACK |
-					     VHU_P_CONFIG | VHU_P_RESET_DEVICE |
+					     VHU_P_CONFIG | VHU_P_RESET_DEVICE | VHU_P_BACKEND_REQ |
 					     VHU_P_CONFIGURE_MEM_SLOTS | VHU_P_DEVICE_STATE,
 			.n_queues = DEV_QUEUES,
 			.queue_size_max = vm->opt->queue_size,
@@ -317,7 +336,7 @@ int dev_vm_new(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t i
 	vm->loop = &d->loop;
 	vm->opt = opt;
 	vm->index = index;
-	vm->front_listen = vm->front = vm->transfer.fd = -1;
+	vm->front_listen = vm->front = vm->backend = vm->transfer.fd = -1;
 	for (int i = 0; i < DEV_DOORS; i++)
 		vm->host_listen[i] = -1;
 	hf_list_init(&vm->dials);
@@ -381,6 +400,13 @@ void dev_vm_info(const struct dev_vm *vm, struct dev_vm_info *ret_info)
 		ret_info->n_conns++;
 }
 
+/* A guest may say that its buffer is smaller than what it holds (D4.7). */
+static uint32_t tx_credit(const struct vsk_conn *c)
+{
+	uint32_t in_flight = (uint32_t)c->tx_cnt - c->peer_fwd_cnt;
+	return c->peer_buf_alloc > in_flight ? c->peer_buf_alloc - in_flight : 0;
+}
+
 bool dev_vm_next_conn(const struct dev_vm *vm, size_t *at, struct dev_conn_info *ret_info)
 {
 	for (const struct dev_conn *c; (c = dev_conn_at(vm, *at)) != NULL;) {
@@ -394,6 +420,10 @@ bool dev_vm_next_conn(const struct dev_vm *vm, size_t *at, struct dev_conn_info 
 			.claimed = !c->core.unclaimed,
 			.rx_bytes = c->core.rx_cnt,
 			.tx_bytes = c->core.tx_cnt,
+			.type = c->core.type == VSK_TYPE_SEQPACKET ? "seqpacket" : "stream",
+			.rx_credit = c->core.buf_alloc - vsk_unread(&c->core),
+			.tx_credit = tx_credit(&c->core),
+			.age_us = c->since_us ? vm->loop->now_us - c->since_us : 0,
 			.to_host_pending = hf_ring_len(&c->to_host),
 			.to_guest_pending = hf_ring_len(&c->to_guest) };
 		return true;

@@ -66,6 +66,7 @@ struct dev_conn {
 	bool dialling; /* in vm->dials */
 	bool kept;     /* goes into the record that is being written */
 	uint64_t dial_until_us;
+	uint64_t since_us; /* it has a host end; 0: not yet */
 	struct hf_list dial_node;
 	struct hf_ring to_host;  /* payload that the host socket did not take yet */
 	struct hf_ring to_guest; /* payload of a record or of a message that was read, goes before
@@ -119,6 +120,7 @@ struct dev_vm {
 	struct vhu vhu;
 	int front_listen; /* -1: none */
 	int front;        /* the front end; -1: none */
+	int backend;      /* our own channel to it; -1: none */
 	uint32_t front_gen;
 
 	struct vq_mem mem;
@@ -160,6 +162,9 @@ void dev_vm_on_event(struct dev_vm *vm, struct dev_tag tag, uint32_t events);
 /* Ends all connections without a word to the guest. */
 void dev_vm_drop_all(struct dev_vm *vm);
 
+/* Drops all connections and gives the guest another CID, a valid one. 0 or -errno. */
+int dev_vm_change_cid(struct dev_vm *vm, uint32_t guest_cid);
+
 /* After a message of the front end: starts and stops queues as it says. 0 or -errno. */
 int dev_vm_sync_rings(struct dev_vm *vm);
 void dev_vm_stop_ring(struct dev_vm *vm, unsigned index);
@@ -177,10 +182,12 @@ void dev_vm_info(const struct dev_vm *vm, struct dev_vm_info *ret_info);
 
 struct dev_conn_info {
 	uint32_t host_port, guest_port, peer_cid;
-	const char *state;
+	const char *state, *type;
 	bool claimed;                             /* it has a host end */
 	uint64_t rx_bytes, tx_bytes;              /* guest to host, host to guest */
 	size_t to_host_pending, to_guest_pending; /* held in the daemon */
+	uint32_t rx_credit, tx_credit; /* bytes that may be sent now: by the guest, to the guest */
+	uint64_t age_us;               /* since it has a host end here; 0: it has none */
 };
 /* Walks over the connections: *at begins at 0; false at the end. */
 bool dev_vm_next_conn(const struct dev_vm *vm, size_t *at, struct dev_conn_info *ret_info);
