@@ -64,6 +64,10 @@ enum mig_action mig_next(struct mig *m, enum mig_phase *ret_phase);
 void mig_done(struct mig *m, enum mig_phase phase, uint64_t now_ms);
 void mig_fail(struct mig *m, enum mig_phase phase, const struct hf_err *err, uint64_t now_ms);
 
+/* QEMU says that the guest is at the destination, whatever was thought before: nothing is undone
+ * from here on, for two of one guest are worse than none. */
+void mig_moved(struct mig *m, uint64_t now_ms);
+
 /* -EBUSY from the phase `switchover` on: the guest may already run there. */
 int mig_cancel(struct mig *m, uint64_t now_ms);
 

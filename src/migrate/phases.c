@@ -139,6 +139,14 @@ void mig_fail(struct mig *m, enum mig_phase phase, const struct hf_err *err, uin
 		go_back(m, m->announced ? (int)phase : (int)phase - 1, now_ms);
 }
 
+void mig_moved(struct mig *m, uint64_t now_ms)
+{
+	if (!mig_active(m))
+		return;
+	m->moved = true;
+	finish(m, now_ms);
+}
+
 int mig_cancel(struct mig *m, uint64_t now_ms)
 {
 	if (m->course != MIG_FORWARD || m->phase >= MIG_SWITCHOVER)

@@ -13,6 +13,7 @@
 #include "migrate/blob.h"
 #include "supervisor_internal.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -97,6 +98,11 @@ static int take_config(struct sup *sup, json_t *args, struct hf_err *reterr)
 	int r = spec_parse(&sup->spec, vm, reterr);
 	if (r < 0)
 		return r;
+	/* Until the guest runs here: a supervisor after us must not take it for its own. */
+	int fd = open(sup_path(sup, "incoming", path), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return hf_err_set(reterr, -errno, "%s: %s", path, strerror(errno));
+	fd_closep(&fd);
 	json_t *config = spec_json(&sup->spec);
 	r = sup_write_json(sup_path(sup, "config.json", path), config);
 	json_decref(config);
@@ -401,7 +407,11 @@ static void on_discarded(void *ctx, const struct hf_err *err, json_t *msg, int *
 
 static void do_unload(struct incoming *in, json_t *args, struct hf_err *reterr)
 {
-	(void)args, (void)reterr;
+	(void)args;
+	if (in->resumed) {
+		hf_err_set(reterr, -EBUSY, "unload: the guest runs here");
+		return;
+	}
 	session_close(in->sup);
 	if (in->sup->device && in->record.data)
 		rpc_call(in->sup->device, "state-discard", json_pack("{s:s}", "vm", "vm"), -1,
@@ -490,6 +500,7 @@ static void resumed(struct incoming *in)
 	sup->state = SUP_RUNNING;
 	sup->negotiated = true;
 	(void)unlink(sup_path(sup, "moved.json", path)); /* ENOENT is the usual case */
+	(void)unlink(sup_path(sup, "incoming", path)); /* at worst it is found when nothing lives */
 	if (in->in_stream)
 		claim_next(in); /* the guest runs: so the record was loaded before */
 	else

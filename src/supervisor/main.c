@@ -168,8 +168,8 @@ static int remove_output(const char *path, const struct stat *st, int type, stru
 /* Nothing of an earlier VM of this name remains but its logs. */
 static int clear_folder(struct sup *sup, struct hf_err *reterr)
 {
-	static const char *const files[] = { "state.json", "moved.json", "qmp.sock",
-		"migrate.sock" };
+	static const char *const files[] = { "state.json", "moved.json", "qmp.sock", "migrate.sock",
+		"incoming" };
 	char path[HF_NODE_PATH_MAX];
 	for (size_t i = 0; i < HF_ARRAY_SIZE(files); i++)
 		if (unlink(sup_path(sup, files[i], path)) < 0 && errno != ENOENT)
@@ -195,6 +195,7 @@ static int carry_on(struct sup *sup, struct hf_err *reterr)
 {
 	char path[HF_NODE_PATH_MAX];
 	HF_CLEANUP(hf_freep) char *guest = NULL;
+	(void)unlink(sup_path(sup, "incoming", path)); /* whoever adopts it owns it */
 	json_t *config = sup_read_json(sup_path(sup, "config.json", path), reterr);
 	if (!config)
 		return reterr->code;
@@ -252,6 +253,12 @@ static int start(struct sup *sup, struct hf_err *reterr)
 	if (r < 0)
 		return r;
 	int lives = machine_adopt(sup);
+	if (sup->config->incoming && lives && access(sup_path(sup, "incoming", path), F_OK) == 0) {
+		hf_warn("of a migration whose supervisor here died, QEMU and holdfastd are left: "
+			"they are ended");
+		machine_kill(sup);
+		lives = 0;
+	}
 	if (sup->config->incoming && lives)
 		return hf_err_set(reterr, -EEXIST, "vm \"%s\": lives on this node already",
 			sup->config->name);

@@ -37,6 +37,7 @@ struct outgoing {
 	uv_timer_t timer;
 	bool driving, spawned, asked_cont, wants_numbers;
 	bool in_stream; /* the device's record goes in QEMU's stream */
+	bool continued; /* from here on QEMU says what becomes of it */
 	uint64_t progress_ms;
 
 	/* What goes over: a cursor over the output files, then the two blobs. */
@@ -125,7 +126,7 @@ static void on_peer_lost(void *ctx, int why)
 	o->peer = NULL;
 	struct hf_err err;
 	hf_err_set(&err, why ? why : -ECONNRESET, "the destination's supervisor is gone");
-	if (o->mig.course == MIG_FORWARD)
+	if (o->mig.course == MIG_FORWARD && !(o->mig.phase == MIG_SWITCHOVER && o->continued))
 		fail(o, o->mig.phase, &err);
 }
 
@@ -538,6 +539,7 @@ static void on_go(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
 		failf(o, MIG_SWITCHOVER, -EIO, "state.json cannot be written");
 		return;
 	}
+	o->continued = true;
 	monitor_call(o->sup->mon, "migrate-continue", json_pack("{s:s}", "state", "pre-switchover"),
 		on_continue, o->sup);
 }
@@ -632,15 +634,32 @@ static void on_peer_undone(void *ctx, const struct hf_err *err, json_t *answer, 
 static void on_source_status(void *ctx, const struct hf_err *err, json_t *result)
 {
 	struct outgoing *o = current(ctx);
-	const char *status = err ? "" : json_string_value(json_object_get(result, "status"));
-	if (!o || o->mig.course != MIG_BACK || o->mig.phase != MIG_PRECOPY || !status)
+	if (!o || o->mig.course != MIG_BACK || o->mig.phase != MIG_PRECOPY || err)
 		return;
 	if (json_is_true(json_object_get(result, "running"))) {
 		done(o, MIG_PRECOPY);
-	} else if (!o->asked_cont && strcmp(status, "finish-migrate") != 0) {
+	} else if (!o->asked_cont) {
 		o->asked_cont = true;
 		monitor_call(o->sup->mon, "cont", NULL, NULL, NULL);
 	}
+}
+
+/* A migration that is being given up may be completed in that very moment: then the guest is there,
+ * and must never be told to go on here. */
+static void on_given_up(void *ctx, const struct hf_err *err, json_t *result)
+{
+	struct outgoing *o = current(ctx);
+	const char *status = err ? NULL : json_string_value(json_object_get(result, "status"));
+	if (!o || o->mig.course != MIG_BACK || o->mig.phase != MIG_PRECOPY || err)
+		return;
+	bool completed = status && !strcmp(status, "completed");
+	if (completed && o->continued) { /* else it is the one by which the VM came here */
+		mig_moved(&o->mig, now_ms(o));
+		drive(o);
+	} else if (!status || completed || !strcmp(status, "cancelled") ||
+		   !strcmp(status, "failed")) {
+		monitor_call(o->sup->mon, "query-status", NULL, on_source_status, o->sup);
+	} /* else the next tick asks again */
 }
 
 static void undo(struct outgoing *o, enum mig_phase phase)
@@ -797,7 +816,7 @@ static void on_tick(uv_timer_t *h)
 		monitor_call(sup->mon, "query-migrate", NULL, on_numbers, sup);
 	}
 	if (o->mig.course == MIG_BACK && o->mig.phase == MIG_PRECOPY && sup->mon)
-		monitor_call(sup->mon, "query-status", NULL, on_source_status, sup);
+		monitor_call(sup->mon, "query-migrate", NULL, on_given_up, sup);
 	if (sup->outgoing != o)
 		return;
 	mig_tick(&o->mig, now);
@@ -889,6 +908,8 @@ void outgoing_qemu_lost(struct sup *sup)
 /* --- After the death of a supervisor in a migration
  * ------------------------------------------------ */
 
+static void on_recover_cancelled(void *ctx, const struct hf_err *err, json_t *result);
+
 static void on_recover_status(void *ctx, const struct hf_err *err, json_t *result)
 {
 	struct sup *sup = ctx;
@@ -910,11 +931,20 @@ static void on_recover_status(void *ctx, const struct hf_err *err, json_t *resul
 			hf_info("the supervisor before this one died in a migration (%s): it is "
 				"cancelled",
 				status);
-			monitor_call(
-				sup->mon, "migrate_cancel", NULL, NULL, NULL); /* QEMU resumes it */
+			monitor_call(sup->mon, "migrate_cancel", NULL, on_recover_cancelled, sup);
+			return;
 		}
 	sup->moved_to[0] = '\0';
 	(void)session_save(sup); /* else with the next change */
+}
+
+/* QEMU resumes the guest, unless it was completed in that moment: it is asked until it is one. */
+static void on_recover_cancelled(void *ctx, const struct hf_err *err, json_t *result)
+{
+	struct sup *sup = ctx;
+	(void)err, (void)result;
+	if (sup->mon)
+		outgoing_recover(sup);
 }
 
 void outgoing_recover(struct sup *sup)

@@ -60,6 +60,33 @@ static void test_success(void **state)
 	assert_true(m.ended_ms > m.began_ms[MIG_COMMIT]);
 }
 
+/* QEMU completed what was being given up: no further undo, whatever phase was next. */
+static void test_moved_after_all(void **state)
+{
+	(void)state;
+	struct mig m;
+	enum mig_phase p;
+	struct hf_err err;
+	mig_start(&m, MIG_SEAMLESS, 1);
+	for (int i = MIG_PREPARE; i < MIG_SWITCHOVER; i++) {
+		assert_int_equal(mig_next(&m, &p), MIG_ENTER);
+		mig_done(&m, p, 2);
+	}
+	assert_int_equal(mig_next(&m, &p), MIG_ENTER);
+	hf_err_set(&err, -ETIMEDOUT, "late");
+	mig_fail(&m, MIG_SWITCHOVER, &err, 3);
+	while (mig_next(&m, &p) == MIG_UNDO && p != MIG_PRECOPY)
+		mig_done(&m, p, 3);
+	mig_moved(&m, 4);
+	assert_true(m.moved);
+	assert_int_equal(mig_next(&m, &p), MIG_FINISHED);
+	assert_int_equal(mig_next(&m, &p), MIG_WAIT);
+	assert_int_equal(m.err.code, -ETIMEDOUT);
+	m.moved = false;
+	mig_moved(&m, 5); /* it is over */
+	assert_false(m.moved);
+}
+
 static const char *const after_failure[MIG_PHASE_N_] = {
 	"prepare -prepare",
 	"prepare setup -prepare",
@@ -149,6 +176,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_success),
+		cmocka_unit_test(test_moved_after_all),
 		cmocka_unit_test(test_failures_run_the_undos_in_reverse),
 		cmocka_unit_test(test_cancel_until_switchover),
 		cmocka_unit_test(test_late_and_foreign_tells_change_nothing),
