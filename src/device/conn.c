@@ -5,6 +5,8 @@
  * Sockets are watched edge-triggered. Readable: the engine is told and asks for data when the guest
  * has room for it. Writable matters only while something waits in the ring to_host: watched always,
  * each read of the host application would wake us up.
+ * Nobody else has the description of such a socket, so closing it ends the watch.
+ *
  * The ring's memory is taken when it is first needed and given back with the connection; its length
  * is what the engine calls unread, so the credit given to the guest bounds it.
  */
@@ -17,7 +19,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* syscalls: sendmsg recvmsg shutdown setsockopt */
+/* syscalls: sendmsg recvmsg shutdown setsockopt(1=SOL_SOCKET) */
 
 /* The kernel doubles it: 256 KiB and the overhead of their pages. */
 #define SNDBUF_BYTES (160 << 10)
@@ -92,7 +94,7 @@ int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd)
 	if (r == 0)
 		r = watch(vm, c, waits(c));
 	if (r < 0)
-		dev_loop_close(vm->loop, &c->fd);
+		fd_closep(&c->fd);
 	return r;
 }
 
@@ -102,7 +104,7 @@ void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
 		hf_list_remove(&c->dial_node);
 	c->dialling = false;
 	c->since_us = 0;
-	dev_loop_close(vm->loop, &c->fd);
+	fd_closep(&c->fd);
 	drop_to_host(c);
 	ring_free(&c->to_guest);
 	ring_free(&c->to_guest_ends);
@@ -119,7 +121,7 @@ static void host_shut(struct dev_vm *vm, struct dev_conn *c, uint8_t bits)
 	vsk_host_shutdown(&vm->vsk, vm->loop->now_us, &c->core, bits, &ev);
 	dev_conn_handle(vm, &ev);
 	if (c->core.held_by_device && c->core.host_shut == VSK_SHUT_BOTH)
-		dev_loop_close(vm->loop, &c->fd);
+		fd_closep(&c->fd);
 }
 
 static ssize_t send_iov(int fd, struct iovec *iov, size_t n_iov)
@@ -364,9 +366,7 @@ static void on_connected(struct dev_vm *vm, struct dev_conn *c)
 	if (c->fd < 0 || send_iov(c->fd, &iov, 1) != n) {
 		vsk_host_reset(&vm->vsk, &c->core);
 		dev_conn_finish(vm, c);
-		return;
 	}
-	vsk_host_readable(&vm->vsk, &c->core);
 }
 
 /* The flow is over for the guest. What it had sent before is still the host's. */

@@ -62,6 +62,7 @@ int dev_unix_open(struct dev_vm *vm, struct hf_err *reterr)
 	if (r < 0)
 		return hf_err_set(reterr, r, "%s: cannot listen: %s", path, strerror(-r));
 	watch_listeners(vm, true);
+	vm->pid = (int)getpid();
 	return 0;
 }
 
@@ -88,33 +89,6 @@ void dev_unix_close(struct dev_vm *vm)
 	for (size_t i = 0; i < DEV_HELLOS_MAX; i++)
 		if (vm->hello[i].fd >= 0)
 			hello_close(vm, &vm->hello[i]);
-}
-
-void dev_unix_on_listen(struct dev_vm *vm, unsigned door)
-{
-	size_t i = 0;
-	while (i < DEV_HELLOS_MAX && vm->hello[i].fd >= 0)
-		i++;
-	if (i == DEV_HELLOS_MAX) {
-		watch_listeners(vm, false); /* until one of them leaves */
-		return;
-	}
-	struct dev_hello *h = &vm->hello[i];
-	int fd = accept4(vm->host_listen[door], NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd < 0) {
-		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-			hf_warn("vm %s: %s: cannot accept: %s", vm->opt->name, vm->opt->uds_path,
-				strerror(errno));
-			watch_listeners(vm, false);
-		}
-		return;
-	}
-	h->fd = fd;
-	h->door = (uint8_t)door;
-	h->until_us = vm->loop->now_us + DEV_HELLO_US;
-	if (dev_loop_watch(vm->loop, fd, EPOLLIN | EPOLLRDHUP | EPOLLET,
-		    dev_vm_tag(vm, DEV_ON_HELLO, i, h->gen)) < 0)
-		hello_close(vm, h);
 }
 
 /* The line as a message: as hello_line(). */
@@ -176,11 +150,9 @@ static void hello_connect(struct dev_vm *vm, struct dev_hello *h)
 		dev_conn_failed(vm, c, r);
 }
 
-void dev_unix_on_hello(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
+/* Reads the line if it has not been read, and goes on from there. */
+static void hello_step(struct dev_vm *vm, struct dev_hello *h, uint32_t events)
 {
-	struct dev_hello *h = &vm->hello[tag.slot];
-	if (tag.slot >= DEV_HELLOS_MAX || h->fd < 0 || h->gen != tag.gen)
-		return;
 	int r = 1;
 	if (!h->said) {
 		r = hello_line(h);
@@ -197,6 +169,43 @@ void dev_unix_on_hello(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
 		hello_connect(vm, h);
 }
 
+void dev_unix_on_listen(struct dev_vm *vm, unsigned door)
+{
+	size_t i = 0;
+	while (i < DEV_HELLOS_MAX && vm->hello[i].fd >= 0)
+		i++;
+	if (i == DEV_HELLOS_MAX) {
+		watch_listeners(vm, false); /* until one of them leaves */
+		return;
+	}
+	struct dev_hello *h = &vm->hello[i];
+	int fd = accept4(vm->host_listen[door], NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0) {
+		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+			hf_warn("vm %s: %s: cannot accept: %s", vm->opt->name, vm->opt->uds_path,
+				strerror(errno));
+			watch_listeners(vm, false);
+		}
+		return;
+	}
+	h->fd = fd;
+	h->door = (uint8_t)door;
+	h->until_us = vm->loop->now_us + DEV_HELLO_US;
+	hello_step(vm, h, 0); /* most have said it by now: no need to wait */
+	if (h->fd < 0)
+		return;
+	if (dev_loop_watch(vm->loop, fd, EPOLLIN | EPOLLRDHUP | EPOLLET,
+		    dev_vm_tag(vm, DEV_ON_HELLO, i, h->gen)) < 0)
+		hello_close(vm, h);
+}
+
+void dev_unix_on_hello(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
+{
+	struct dev_hello *h = &vm->hello[tag.slot];
+	if (tag.slot < DEV_HELLOS_MAX && h->fd >= 0 && h->gen == tag.gen)
+		hello_step(vm, h, events);
+}
+
 /* ---- guest to host ---- */
 
 /* Binds the name by which the accepting application learns who is calling (docs/control.md). */
@@ -206,7 +215,7 @@ static int bind_name(struct dev_vm *vm, int fd, const struct vsk_conn *c)
 	for (int i = 0; i < NAME_TRIES; i++) {
 		int n = snprintf(sa.sun_path + 1, sizeof(sa.sun_path) - 1,
 			"holdfast:%u:%u:%u:%d-%u", vm->opt->guest_cid, c->guest_port, c->host_port,
-			(int)getpid(), vm->dial_n++);
+			vm->pid, vm->dial_n++);
 		socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
 		if (bind(fd, (struct sockaddr *)&sa, len) == 0)
 			return 0;
@@ -268,7 +277,6 @@ static bool dial_step(struct dev_vm *vm, struct dev_conn *c)
 		return true;
 	}
 	vsk_dialled(&vm->vsk, &c->core, true);
-	vsk_host_readable(&vm->vsk, &c->core);
 	return true;
 }
 

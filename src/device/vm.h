@@ -138,7 +138,8 @@ struct dev_vm {
 	size_t n_chunks;
 	struct hf_list dials;
 	uint64_t next_dial_us;
-	uint32_t dial_n; /* makes the names of dialling sockets unique */
+	uint32_t dial_n; /* this and pid make the names of dialling sockets unique */
+	int pid;
 
 	int host_listen[DEV_DOORS];
 	bool host_paused, front_paused; /* no descriptor or slot is free: until retry_us */
