@@ -75,7 +75,8 @@ static void HF_PRINTF(2, 3) line(struct dump *d, const char *fmt, ...)
 static void dump_link(struct dump *d, const struct agt *a)
 {
 	const struct agt_session *s = &a->session;
-	line(d, "agent %s, instance %s\n", HF_VERSION, s->instance);
+	line(d, "agent %s, instance %s, runs of the runtime: %lu\n", HF_VERSION, s->instance,
+		(unsigned long)a->runtime.runs);
 	line(d, "bridge: connection %lu, %lu dials, session %s\n",
 		(unsigned long)a->link.connections, (unsigned long)a->link.reconnect.attempts,
 		s->exists ? s->id : "none");
