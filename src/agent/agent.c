@@ -37,6 +37,8 @@ static int set_up(struct agt *a, const struct agt_flags *flags, struct hf_err *r
 	hf_list_init(&a->containers);
 	hf_list_init(&a->processes);
 	hf_list_init(&a->resumables);
+	hf_list_init(&a->namespaces);
+	hf_list_init(&a->workers);
 	(void)signal(SIGPIPE, SIG_IGN); /* cannot fail; writers look at EPIPE */
 	int r = uv_loop_init(&a->loop);
 	if (r == 0)

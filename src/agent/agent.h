@@ -3,8 +3,8 @@
  * agent.h - the whole agent: one thread and one loop own everything below.
  *
  * What a host is told lives in `session`; how it is reached in `link`; what it governs (containers,
- * processes, streams) outlives both. Whatever may block (a mount, the OCI runtime) is a child or
- * runs on libuv's pool and comes back as an event.
+ * processes, streams) outlives both. Whatever may block (a mount, the OCI runtime) is a child, or a
+ * worker (proc/worker.h), and comes back as an event.
  */
 #ifndef AGT_AGENT_H
 #define AGT_AGENT_H
@@ -29,7 +29,9 @@ struct agt {
 	struct hf_list containers; /* struct agt_container */
 	struct hf_list processes;  /* struct agt_process */
 	struct hf_list resumables; /* struct agt_resume */
-	size_t n_containers, n_processes, n_streams;
+	struct hf_list namespaces; /* struct agt_netns */
+	struct hf_list workers;    /* proc/worker.c */
+	size_t n_containers, n_processes, n_streams, n_workers, n_namespaces;
 	uv_signal_t sigterm, sigint;
 	bool stopping; /* the virtual machine, or the agent, is to end */
 };

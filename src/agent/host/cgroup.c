@@ -209,19 +209,33 @@ static void write_text(const char *path, const char *text)
 void agt_cgroup_set_up(uint64_t reserve_bytes)
 {
 	static const char *const all[] = { "+cpu", "+cpuset", "+io", "+memory", "+pids" };
-	struct sysinfo info;
-	char text[32];
+	struct hf_err err;
 	if (!is_folder(ROOT "/pods") && mkdir(ROOT "/pods", 0755) < 0) {
 		hf_warn(ROOT "/pods: %s", strerror(errno));
 		return;
 	}
 	for (size_t i = 0; i < HF_ARRAY_SIZE(all); i++)
 		write_text(ROOT "/cgroup.subtree_control", all[i]);
+	if (agt_cgroup_limit_pods(&reserve_bytes, &err) < 0)
+		hf_warn("%s", err.text);
+}
+
+int agt_cgroup_limit_pods(const uint64_t *reserve_bytes, struct hf_err *reterr)
+{
+	static const char *const paths[] = { ROOT "/pods/memory.max",
+		ROOT "/memory/pods/memory.limit_in_bytes" };
+	struct sysinfo info;
+	char text[32];
 	if (sysinfo(&info) < 0)
-		return;
+		return hf_err_set(reterr, -errno, "sysinfo: %s", strerror(errno));
 	uint64_t total = (uint64_t)info.totalram * info.mem_unit;
-	if (total <= reserve_bytes)
-		return;
-	(void)snprintf(text, sizeof(text), "%llu", (unsigned long long)(total - reserve_bytes));
-	write_text(ROOT "/pods/memory.max", text);
+	if (total <= *reserve_bytes)
+		return hf_err_set(reterr, -ENOMEM,
+			"/pods: no limit: the machine has no more memory than the reserve");
+	(void)snprintf(text, sizeof(text), "%llu", (unsigned long long)(total - *reserve_bytes));
+	const char *path = paths[access(paths[0], F_OK) < 0];
+	HF_CLEANUP(fd_closep) int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, text, strlen(text)) < 0)
+		return hf_err_set(reterr, -errno, "%s: %s: %s", path, text, strerror(errno));
+	return 0;
 }

@@ -6,6 +6,7 @@
 #ifndef AGT_HOST_CGROUP_H
 #define AGT_HOST_CGROUP_H
 
+#include "base/err.h"
 #include <jansson.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -23,5 +24,9 @@ json_t *agt_cgroup_metrics(const char *folder);
 
 /* As PID 1: controllers for all below, and /pods limited to all memory but the reserve. */
 void agt_cgroup_set_up(uint64_t reserve_bytes);
+
+/* Limits /pods to what memory there is now, less the reserve. May take as long as reclaiming does.
+ */
+int agt_cgroup_limit_pods(const uint64_t *reserve_bytes, struct hf_err *reterr);
 
 #endif

@@ -211,7 +211,7 @@ static int prepare(struct running *r, const struct agt_run *run, struct hf_err *
 	r->deadline = agt_timer_new(&r->a->loop, on_deadline, r);
 	if (!r->deadline)
 		return hf_err_set(reterr, -ENOMEM, "no memory");
-	if (run->process && json_dump_file(run->process, r->path[FILE_JSON], JSON_COMPACT) < 0)
+	if (run->json && json_dump_file(run->json, r->path[FILE_JSON], JSON_COMPACT) < 0)
 		return hf_err_set(reterr, -EIO, "%s: cannot write", r->path[FILE_JSON]);
 	if (!run->want_console)
 		return 0;
@@ -239,8 +239,8 @@ static int start(struct running *r, const struct agt_run *run, struct hf_err *re
 	}
 	for (size_t i = 0; run->args[i]; i++)
 		argv[n++] = run->args[i];
-	if (run->process) {
-		argv[n++] = "--process";
+	if (run->json) {
+		argv[n++] = run->json_option;
 		argv[n++] = r->path[FILE_JSON];
 	}
 	if (run->want_pid) {

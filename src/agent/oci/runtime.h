@@ -41,7 +41,8 @@ typedef void agt_run_fn(void *arg, const struct agt_run_result *result);
 struct agt_run {
 	const char *args[AGT_RUNTIME_ARGS]; /* after the global options; NULL at the end */
 	const char *id;                     /* the last argument */
-	const json_t *process;              /* exec: written to a file and named by --process */
+	const json_t *json;                 /* written to a file, and named by the option */
+	const char *json_option;            /* exec: --process; update: --resources */
 	bool want_pid, want_console;
 	int fd[3]; /* standard streams; stay the caller's */
 };

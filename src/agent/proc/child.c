@@ -70,7 +70,7 @@ int agt_children_init(struct agt_children *cs, uv_loop_t *loop)
 	return r < 0 ? r : uv_signal_start(&cs->sigchld, on_sigchld, SIGCHLD);
 }
 
-static void watch(struct agt_children *cs, struct agt_child *c, pid_t pid)
+void agt_child_watch(struct agt_children *cs, struct agt_child *c, pid_t pid)
 {
 	c->pid = pid;
 	hf_list_append(&cs->list, &c->link);
@@ -91,7 +91,7 @@ int agt_child_adopt(struct agt_children *cs, struct agt_child *c, pid_t pid, int
 			*ret_status = cs->exits[i].status;
 			return 1;
 		}
-	watch(cs, c, pid);
+	agt_child_watch(cs, c, pid);
 	return 0;
 }
 
@@ -177,6 +177,6 @@ int agt_child_spawn(struct agt_children *cs, const struct agt_spawn *s, struct a
 		fd_closep(&fd[i]);
 	if (r < 0) /* a child that failed to exec is a zombie now and reaped as an orphan */
 		return hf_err_set(reterr, r, "%s: cannot start: %s", s->argv[0], strerror(-r));
-	watch(cs, c, pid);
+	agt_child_watch(cs, c, pid);
 	return 0;
 }

@@ -58,6 +58,9 @@ int agt_children_init(struct agt_children *cs, uv_loop_t *loop);
 int agt_child_spawn(struct agt_children *cs, const struct agt_spawn *s, struct agt_child *c,
 	struct hf_err *reterr);
 
+/* Watches a child that was forked elsewhere; c->fn and c->arg are set. */
+void agt_child_watch(struct agt_children *cs, struct agt_child *c, pid_t pid);
+
 /* Watches a process that the runtime left behind; c->fn and c->arg are set. 1: it has ended already
  * (*ret_status), 0: it runs. */
 int agt_child_adopt(struct agt_children *cs, struct agt_child *c, pid_t pid, int *ret_status);

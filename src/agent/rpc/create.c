@@ -3,6 +3,7 @@
 #include "agent/agent.h"
 #include "agent/host/cgroup.h"
 #include "agent/oci/spec.h"
+#include "agent/proc/worker.h"
 #include "agent/stdio/local.h"
 #include "agent/storage/tree.h"
 #include "base/fd.h"
@@ -160,9 +161,7 @@ static void create(struct agt_request *rq, const struct message *m)
 		c->root = NULL;
 	if (!c->bundle || !c->root || (m->scratch[0] && !c->scratch))
 		give_up(cr, BRG_E_FAIL, "no memory");
-	else if (agt_spec_resolve_user(c->process, c->root, &err) < 0)
-		give_up(cr, BRG_E_FAIL, err.text);
-	else if (begin(cr, m, &err) < 0)
+	else if (agt_spec_resolve_user(c->process, c->root, &err) < 0 || begin(cr, m, &err) < 0)
 		give_up(cr, BRG_E_FAIL, err.text);
 }
 
@@ -191,34 +190,31 @@ void agt_rpc_start(struct agt_request *rq)
 	agt_answer(rq, NULL);
 }
 
-/* DeleteContainerState: the runtime's delete, then the folders (on the pool), then the record. */
+/* DeleteContainerState: the runtime's delete, then the folders (in a worker), then the record. */
 struct deletion {
-	uv_work_t work;
 	struct agt_request *rq;
 	struct agt_container *c;
 	bool failed;
 	char text[1024];
 };
 
-static void remove_folders(uv_work_t *w)
+static int remove_folders(void *arg, struct hf_err *reterr)
 {
-	struct deletion *d = w->data;
-	struct hf_err err;
-	if (d->c->scratch && agt_tree_remove(d->c->scratch, &err) < 0 && !d->failed) {
-		d->failed = true;
-		(void)snprintf(d->text, sizeof(d->text), "%s", err.text);
-	}
-	if (agt_tree_remove(d->c->bundle, &err) < 0 && !d->failed) {
-		d->failed = true;
-		(void)snprintf(d->text, sizeof(d->text), "%s", err.text);
-	}
+	const struct deletion *d = arg;
+	struct hf_err err = { 0 };
+	int r = d->c->scratch ? agt_tree_remove(d->c->scratch, reterr) : 0;
+	int r2 = agt_tree_remove(d->c->bundle, r < 0 ? &err : reterr);
+	return r < 0 ? r : r2;
 }
 
-static void on_removed(uv_work_t *w, int status)
+static void on_removed(void *arg, const struct hf_err *err)
 {
-	struct deletion *d = w->data;
+	struct deletion *d = arg;
 	struct agt_request *rq = d->rq;
-	(void)status; /* is never cancelled */
+	if (err->code != 0 && !d->failed) {
+		d->failed = true;
+		(void)snprintf(d->text, sizeof(d->text), "%s", err->text);
+	}
 	hf_info("container %s: deleted%s%s", d->c->id, d->failed ? ", but " : "", d->text);
 	agt_container_exited(d->c); /* a container that never started notifies now */
 	agt_container_free(d->c);
@@ -236,8 +232,12 @@ static void on_deleted(void *arg, const struct agt_run_result *result)
 		d->failed = true;
 		(void)snprintf(d->text, sizeof(d->text), "%s", result->text);
 	}
-	d->work.data = d;
-	(void)uv_queue_work(&d->c->a->loop, &d->work, remove_folders, on_removed); /* cannot fail */
+	struct hf_err err = { 0 };
+	const struct agt_work work = {
+		.what = "DeleteContainerState", .fn = remove_folders, .done = on_removed, .arg = d
+	};
+	if (agt_work_start(d->c->a, &work, &err) < 0)
+		on_removed(d, &err);
 }
 
 void agt_rpc_delete(struct agt_request *rq)

@@ -190,7 +190,8 @@ static void start_in_container(struct exec *e)
 	struct agt_run run = {
 		.args = { "exec", "--detach" },
 		.id = e->c->id,
-		.process = e->process,
+		.json = e->process,
+		.json_option = "--process",
 		.want_pid = true,
 		.want_console = e->tty,
 		.fd = { -1, -1, -1 },

@@ -12,6 +12,8 @@
 #include "base/err.h"
 #include <jansson.h>
 
+#define AGT_FIELD_NAME_MAX 128 /* bytes of a name that is kept, its end included */
+
 struct agt_fields {
 	const json_t *obj;  /* NULL: every member is absent */
 	const char *prefix; /* how error texts call the object: "" or "Settings." */

@@ -3,6 +3,8 @@
 #ifndef AGT_RPC_HANDLERS_H
 #define AGT_RPC_HANDLERS_H
 
+#include <jansson.h>
+
 struct agt_request;
 
 void agt_rpc_negotiate(struct agt_request *rq);
@@ -17,5 +19,8 @@ void agt_rpc_properties(struct agt_request *rq);
 void agt_rpc_modify(struct agt_request *rq);
 void agt_rpc_dump(struct agt_request *rq);
 void agt_rpc_delete(struct agt_request *rq);
+
+/* ModifySettings of a Network: answers the request. */
+void agt_network_modify(struct agt_request *rq, json_t *settings, const char *kind);
 
 #endif

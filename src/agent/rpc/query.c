@@ -2,6 +2,7 @@
 /* query.c - GetProperties and DumpStacks: what goes on in the guest. */
 #include "agent/agent.h"
 #include "agent/host/cgroup.h"
+#include "agent/proc/worker.h"
 #include "base/log.h"
 #include "bridge/protocol.h"
 #include "handlers.h"
@@ -98,6 +99,9 @@ static void dump_objects(struct dump *d, const struct agt *a)
 			agt_request_name(rq->type), rq->container,
 			(unsigned long)((now - rq->began_us) / 1000), rq->orphan ? ", orphan" : "");
 	}
+	char text[120];
+	for (size_t i = 0; agt_work_describe(a, i, text, sizeof(text)); i++)
+		line(d, "%s\n", text);
 	hf_list_for_each (l, &a->containers) {
 		const struct agt_container *c = HF_CONTAINER_OF(l, struct agt_container, link);
 		line(d, "container %s: %s, %u runs of the runtime\n", c->id,

@@ -7,8 +7,6 @@
 #include <string.h>
 #include <sys/mount.h>
 
-#define STACK_MAX 5 /* mounts on top of each other */
-
 /* Appends "name" and text; -E2BIG when it does not fit. */
 static int add(char *options, const char *name, const char *text)
 {
@@ -18,21 +16,25 @@ static int add(char *options, const char *name, const char *text)
 }
 
 /* A comma, colon or backslash would change the meaning of the option. */
-static bool plain(const char *path)
+static int check(const char *field, const char *path, struct hf_err *reterr)
 {
-	return agt_path_allowed(path) && !strpbrk(path, ",:\\");
+	if (agt_path_allowed(path) && !strpbrk(path, ",:\\"))
+		return 0;
+	return hf_err_set(reterr, -EINVAL,
+		"%s: \"%.100s\": an absolute path below a folder, without .. , : and \\, expected",
+		field, path);
 }
 
 static int prepare_scratch(
 	const char *target, const char *scratch, char *options, struct hf_err *reterr)
 {
-	char path[PATH_MAX], parent[PATH_MAX];
+	char path[PATH_MAX + 16], parent[PATH_MAX];
 	int r = 0;
 	for (int i = 0; r == 0 && i < 2; i++) {
 		(void)snprintf(path, sizeof(path), "%s/%s", scratch, i ? "work" : "upper");
 		r = agt_tree_make(path, 0755, reterr);
 		if (r == 0 && add(options, i ? ",workdir=" : ",upperdir=", path) < 0)
-			return hf_err_set(reterr, -E2BIG, "mount options: too long");
+			return hf_err_set(reterr, -E2BIG, "ScratchPath: mount options too long");
 	}
 	if (r < 0)
 		return r;
@@ -45,49 +47,38 @@ static int prepare_scratch(
 		return 0;
 	(void)snprintf(path, sizeof(path), "%s/bundle", scratch);
 	r = agt_tree_make(path, 0755, reterr);
-	if (r == 0)
-		r = agt_tree_make(parent, 0755, reterr);
-	if (r == 0 && mount(path, parent, NULL, MS_BIND, NULL) < 0)
-		return hf_err_set(
-			reterr, -errno, "%.100s on %.100s: %s", path, parent, strerror(errno));
-	return r;
+	const struct agt_mount bind = { .source = path, .flags = MS_BIND };
+	return r < 0 ? r : agt_mount(parent, 0755, &bind, reterr);
 }
 
-int agt_overlay_mount(
-	const char *target, const char *const *layers, const char *scratch, struct hf_err *reterr)
+int agt_overlay_mount(const struct agt_layers *l, struct hf_err *reterr)
 {
 	char options[AGT_MOUNT_OPTIONS_MAX] = "";
-	int r = plain(target) && (!scratch[0] || plain(scratch)) ? 0 : -EINVAL;
-	for (size_t i = 0; r == 0 && layers[i]; i++)
-		r = !plain(layers[i]) || i == AGT_LAYERS_MAX
-			    ? -EINVAL
-			    : add(options, i ? ":" : "lowerdir=", layers[i]);
-	if (r < 0 || !layers[0])
-		return hf_err_set(reterr, -EINVAL,
-			"%.100s: 1 to %d layers with absolute paths without , : and \\ expected",
-			target, AGT_LAYERS_MAX);
-	if (scratch[0])
-		r = prepare_scratch(target, scratch, options, reterr);
-	if (r == 0)
-		r = agt_tree_make(target, 0755, reterr);
-	if (r == 0 && mount("overlay", target, "overlay", scratch[0] ? 0 : MS_RDONLY, options) < 0)
-		return hf_err_set(reterr, -errno, "%.100s: cannot mount the layers: %s", target,
-			strerror(errno));
-	return r;
+	size_t n = 0;
+	int r = check("ContainerRootPath", l->target, reterr);
+	if (r == 0 && l->scratch[0])
+		r = check("ScratchPath", l->scratch, reterr);
+	for (; r == 0 && l->path[n]; n++) {
+		r = check("Layers.Path", l->path[n], reterr);
+		if (r == 0 && add(options, n ? ":" : "lowerdir=", l->path[n]) < 0)
+			return hf_err_set(reterr, -E2BIG, "Layers: mount options too long");
+	}
+	if (r < 0)
+		return r;
+	if (n == 0 || n > AGT_LAYERS_MAX)
+		return hf_err_set(
+			reterr, -EINVAL, "Layers: 1 to %d expected, got %zu", AGT_LAYERS_MAX, n);
+	if (l->scratch[0])
+		r = prepare_scratch(l->target, l->scratch, options, reterr);
+	const struct agt_mount m = { .source = "overlay",
+		.type = "overlay",
+		.flags = l->scratch[0] ? 0 : MS_RDONLY,
+		.data = options };
+	return r < 0 ? r : agt_mount(l->target, 0755, &m, reterr);
 }
 
-int agt_overlay_remove(const char *target, struct hf_err *reterr)
+int agt_overlay_remove(const struct agt_layers *l, struct hf_err *reterr)
 {
-	if (!agt_path_allowed(target))
-		return hf_err_set(reterr, -EINVAL,
-			"%.100s: an absolute path below a folder expected", target);
-	for (int i = 0; i < STACK_MAX; i++) {
-		if (umount2(target, UMOUNT_NOFOLLOW) == 0)
-			continue;
-		if (errno == EINVAL || errno == ENOENT)
-			break; /* nothing is mounted there any more */
-		return hf_err_set(
-			reterr, -errno, "%.100s: cannot unmount: %s", target, strerror(errno));
-	}
-	return agt_tree_remove(target, reterr);
+	int r = agt_path_check("ContainerRootPath", l->target, reterr);
+	return r < 0 ? r : agt_unmount(l->target, reterr);
 }

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: MIT */
+#include "netns.h"
+#include "agent/agent.h"
+#include "base/fd.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+struct agt_netns *agt_netns_find(struct agt *a, const char *id)
+{
+	hf_list_for_each (l, &a->namespaces) {
+		struct agt_netns *ns = HF_CONTAINER_OF(l, struct agt_netns, link);
+		if (!strcasecmp(ns->id, id))
+			return ns;
+	}
+	return NULL;
+}
+
+static void end_unused(struct agt *a, struct agt_netns *ns)
+{
+	if (ns->n > 0 || ns->user)
+		return;
+	hf_list_remove(&ns->link);
+	a->n_namespaces--;
+	free(ns);
+}
+
+static struct agt_netns *begin(struct agt *a, const char *id)
+{
+	struct agt_netns *ns = a->n_namespaces < AGT_NETNS_MAX ? calloc(1, sizeof(*ns)) : NULL;
+	if (!ns)
+		return NULL;
+	(void)snprintf(ns->id, sizeof(ns->id), "%s", id);
+	hf_list_append(&a->namespaces, &ns->link);
+	a->n_namespaces++;
+	return ns;
+}
+
+int agt_netns_add(
+	struct agt *a, const struct agt_adapter *ad, json_t *settings, struct agt_netns **ret)
+{
+	struct agt_netns *ns = agt_netns_find(a, ad->namespace_id);
+	if (!ns)
+		ns = begin(a, ad->namespace_id);
+	if (!ns)
+		return -ENOSPC;
+	for (size_t i = 0; i < ns->n; i++)
+		if (!strcasecmp(ns->adapter[i].id, ad->id))
+			return -EEXIST;
+	if (ns->n == AGT_ADAPTERS_MAX)
+		return -ENOSPC;
+	json_t *copy = json_deep_copy(settings);
+	if (!copy) {
+		end_unused(a, ns);
+		return -ENOMEM;
+	}
+	if (ns->n > 0)
+		json_object_set_new(copy, "EnableLowMetric", json_true());
+	(void)snprintf(ns->adapter[ns->n].id, sizeof(ns->adapter[0].id), "%s", ad->id);
+	ns->adapter[ns->n++].settings = copy;
+	*ret = ns;
+	return 0;
+}
+
+void agt_netns_remove(struct agt *a, const char *id, const char *adapter)
+{
+	struct agt_netns *ns = agt_netns_find(a, id);
+	size_t i = 0;
+	while (ns && i < ns->n && strcasecmp(ns->adapter[i].id, adapter))
+		i++;
+	if (!ns || i == ns->n)
+		return;
+	json_decref(ns->adapter[i].settings);
+	memmove(&ns->adapter[i], &ns->adapter[i + 1], (--ns->n - i) * sizeof(ns->adapter[0]));
+	end_unused(a, ns);
+}
+
+void agt_netns_let_go(struct agt *a, const struct agt_container *c)
+{
+	hf_list_for_each_safe (l, &a->namespaces) {
+		struct agt_netns *ns = HF_CONTAINER_OF(l, struct agt_netns, link);
+		if (ns->user != c)
+			continue;
+		ns->user = NULL;
+		end_unused(a, ns);
+	}
+}
+
+/* What a worker gets: its copy of the memory is the agent's at this moment. */
+struct job {
+	const struct agt_netns *ns;
+	size_t first;
+	pid_t pid;
+	agt_worked_fn *done;
+	void *arg;
+};
+
+static int bring_up(void *arg, struct hf_err *reterr)
+{
+	const struct job *j = arg;
+	HF_CLEANUP(fd_closep) int home = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+	int r = home < 0 ? -errno : 0;
+	for (size_t i = j->first; r == 0 && i < j->ns->n; i++) {
+		char name[IF_NAMESIZE];
+		struct agt_adapter ad;
+		struct agt_fields f = { .obj = j->ns->adapter[i].settings, .prefix = "Settings." };
+		agt_adapter_read(&f, &ad);
+		r = j->pid ? agt_adapter_bring_up(&ad, j->pid, reterr)
+			   : agt_adapter_find(&ad, name, reterr);
+		if (r == 0 && setns(home, CLONE_NEWNET) < 0)
+			r = -errno;
+	}
+	return r;
+}
+
+static void on_done(void *arg, const struct hf_err *err)
+{
+	struct job *j = arg;
+	j->done(j->arg, err);
+	free(j);
+}
+
+int agt_netns_bring_up(struct agt *a, const struct agt_netns *ns, size_t first, pid_t pid,
+	agt_worked_fn *done, void *arg, struct hf_err *reterr)
+{
+	struct job *j = calloc(1, sizeof(*j));
+	if (!j)
+		return hf_err_set(reterr, -ENOMEM, "Network: no memory");
+	*j = (struct job){ .ns = ns, .first = first, .pid = pid, .done = done, .arg = arg };
+	const struct agt_work w = { .what = "Network", .fn = bring_up, .done = on_done, .arg = j };
+	int r = agt_work_start(a, &w, reterr);
+	if (r < 0)
+		free(j);
+	return r;
+}
+
+/* The entries of a comma list, each after `before`; counts them. */
+static unsigned print_list(FILE *f, const char *list, const char *before, const char *after)
+{
+	unsigned count = 0;
+	for (const char *p = list; *p;) {
+		p += strspn(p, ", \t\r\n");
+		int n = (int)strcspn(
+			p, ", \t\r\n"); /* a line's end would begin a line of its own */
+		if (n > 0) {
+			(void)fprintf(
+				f, "%s%.*s%s", before, n, p, after); /* looked at when closed */
+			count++;
+		}
+		p += n;
+	}
+	return count;
+}
+
+char *agt_netns_resolv_conf(const struct agt_netns *ns)
+{
+	char *text = NULL, *search = NULL;
+	size_t n, n_search;
+	unsigned suffixes = 0;
+	FILE *f = open_memstream(&text, &n), *s = f ? open_memstream(&search, &n_search) : NULL;
+	for (size_t i = 0; s && i < ns->n; i++) {
+		struct agt_adapter ad;
+		struct agt_fields fields = { .obj = ns->adapter[i].settings, .prefix = "" };
+		agt_adapter_read(&fields, &ad);
+		suffixes += print_list(s, ad.dns_suffixes, " ", "");
+		(void)print_list(f, ad.dns_servers, "nameserver ", "\n");
+	}
+	bool ok = s && fclose(s) == 0;
+	if (ok && suffixes)
+		(void)fprintf(f, "search%s\n", search); /* looked at when closed */
+	ok = f && fclose(f) == 0 && ok && suffixes <= AGT_SEARCH_MAX;
+	free(search);
+	if (!ok) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}
