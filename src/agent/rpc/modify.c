@@ -280,7 +280,8 @@ static void on_dialled(void *arg, int fd)
 	start_work(j);
 }
 
-static void begin_job(struct agt_request *rq, const struct resource *r, json_t *settings, int kind)
+static void begin_job(
+	struct agt_request *rq, const struct resource *r, json_t *settings, agt_work_fn *work)
 {
 	struct job *j = calloc(1, sizeof(*j));
 	struct agt_fields f = { .obj = settings, .prefix = "Settings." };
@@ -291,9 +292,9 @@ static void begin_job(struct agt_request *rq, const struct resource *r, json_t *
 	j->rq = rq;
 	j->resource = r;
 	j->settings = json_incref(settings);
-	j->work = r->work[kind];
+	j->work = work;
 	r->read(j, &f);
-	if (kind != ADD)
+	if (work != r->work[ADD])
 		j->port = 0;
 	if (agt_refuse_fields(rq, &f)) {
 		free_job(j);
@@ -350,5 +351,5 @@ void agt_rpc_modify(struct agt_request *rq)
 			"ModifySettings: Request.RequestType: \"%.60s\" is not known for %s", kind,
 			name);
 	else
-		begin_job(rq, r, settings, k);
+		begin_job(rq, r, settings, r->work[k]);
 }
