@@ -72,7 +72,7 @@ static void drop_to_host(struct dev_conn *c)
 {
 	ring_free(&c->to_host);
 	ring_free(&c->to_host_ends);
-	c->part = 0;
+	c->part = c->given = 0;
 }
 
 static int watch(struct dev_vm *vm, struct dev_conn *c, bool out)
@@ -104,6 +104,8 @@ void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
 		hf_list_remove(&c->dial_node);
 	c->dialling = false;
 	c->since_us = 0;
+	if (c->sibling)
+		dev_sibling_closed(c, false);
 	fd_closep(&c->fd);
 	drop_to_host(c);
 	ring_free(&c->to_guest);
@@ -111,9 +113,7 @@ void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
 	vsk_release(&vm->vsk, &c->core);
 }
 
-/* The host reads (RCV) or writes (SEND) no more. What waits for one who does not read is void. The
- * connection may be freed afterwards. */
-static void host_shut(struct dev_vm *vm, struct dev_conn *c, uint8_t bits)
+void dev_conn_host_shut(struct dev_vm *vm, struct dev_conn *c, uint8_t bits)
 {
 	struct vsk_ev ev;
 	if (bits & VSK_SHUT_RCV)
@@ -158,7 +158,7 @@ static void send_failed(struct dev_vm *vm, struct dev_conn *c, int error)
 			vm->opt->name, c->core.host_port, c->core.guest_port);
 		dev_conn_failed(vm, c, error);
 	} else {
-		host_shut(vm, c, VSK_SHUT_RCV);
+		dev_conn_host_shut(vm, c, VSK_SHUT_RCV);
 	}
 }
 
@@ -216,8 +216,7 @@ static int keep_end(struct dev_conn *c, size_t len, uint32_t flags)
 	return r;
 }
 
-/* Puts the rest of the payload, from byte `off` on, into the ring. */
-static void keep(struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov,
+void dev_conn_keep(struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov,
 	size_t off, size_t len, uint32_t flags)
 {
 	int r = c->to_host.buf ? 0 : dev_conn_reserve(&c->to_host, c->core.buf_alloc);
@@ -249,13 +248,22 @@ static void widen(struct dev_conn *c)
 	c->wide = true;
 }
 
+bool dev_conn_may_pass(const struct dev_conn *c, uint32_t flags)
+{
+	bool whole = c->core.type == VSK_TYPE_STREAM || (c->part == 0 && (flags & VSK_MSG_EOM));
+	return whole && !waits(c);
+}
+
 void dev_conn_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov,
 	size_t len, uint32_t flags)
 {
 	bool message = c->core.type == VSK_TYPE_SEQPACKET;
-	bool whole = !message || (c->part == 0 && (flags & VSK_MSG_EOM));
 	ssize_t n = -EAGAIN;
-	if (c->fd >= 0 && whole && !waits(c))
+	if (c->sibling) {
+		dev_sibling_deliver(vm, c, iov, n_iov, len, flags);
+		return;
+	}
+	if (c->fd >= 0 && dev_conn_may_pass(c, flags))
 		n = send_iov(c->fd, (struct iovec *)iov, n_iov);
 	if (n < 0 && n != -EAGAIN) {
 		send_failed(vm, c, (int)n);
@@ -265,7 +273,7 @@ void dev_conn_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iovec 
 	if (n < 0 || sent < len) {
 		if (!message)
 			widen(c);
-		keep(vm, c, iov, n_iov, sent, len, flags);
+		dev_conn_keep(vm, c, iov, n_iov, sent, len, flags);
 	}
 	if (waits(c) && c->fd >= 0)
 		wait_for_room(vm, c);
@@ -278,6 +286,8 @@ ssize_t dev_conn_read(struct dev_conn *c, struct iovec *iov, size_t n_iov, size_
 {
 	*ret_drained = false;
 	*ret_flags = 0;
+	if (c->sibling)
+		return dev_sibling_read(c, iov, n_iov, ret_flags);
 	if (c->core.type == VSK_TYPE_SEQPACKET)
 		return dev_message_read(c, iov, n_iov, len, ret_flags);
 	if (hf_ring_len(&c->to_guest) > 0) {
@@ -302,7 +312,7 @@ ssize_t dev_conn_read(struct dev_conn *c, struct iovec *iov, size_t n_iov, size_
 
 void dev_conn_ended(struct dev_vm *vm, struct dev_conn *c)
 {
-	host_shut(vm, c, c->hup ? VSK_SHUT_BOTH : VSK_SHUT_SEND);
+	dev_conn_host_shut(vm, c, c->hup ? VSK_SHUT_BOTH : VSK_SHUT_SEND);
 }
 
 void dev_conn_failed(struct dev_vm *vm, struct dev_conn *c, int error)
@@ -331,9 +341,9 @@ static void look(struct dev_vm *vm, struct dev_conn *c, bool readable)
 		vsk_host_readable(&vm->vsk, &c->core);
 	/* Where no read will find it out, the hang-up itself says that the host is gone. */
 	if (c->hup && (c->core.host_shut & VSK_SHUT_SEND))
-		host_shut(vm, c, VSK_SHUT_RCV);
+		dev_conn_host_shut(vm, c, VSK_SHUT_RCV);
 	else if (c->hup && (c->core.guest_shut & VSK_SHUT_RCV))
-		host_shut(vm, c, VSK_SHUT_BOTH);
+		dev_conn_host_shut(vm, c, VSK_SHUT_BOTH);
 	else
 		flush(vm, c);
 }
@@ -363,6 +373,10 @@ static void on_connected(struct dev_vm *vm, struct dev_conn *c)
 	int n = snprintf(line, sizeof(line), "OK %u\n", c->core.host_port);
 	struct iovec iov = { .iov_base = line, .iov_len = (size_t)n };
 	log_conn(vm, c, "connected");
+	if (c->sibling) {
+		dev_sibling_connected(c);
+		return;
+	}
 	if (c->fd < 0 || send_iov(c->fd, &iov, 1) != n) {
 		vsk_host_reset(&vm->vsk, &c->core);
 		dev_conn_finish(vm, c);
@@ -373,6 +387,8 @@ static void on_connected(struct dev_vm *vm, struct dev_conn *c)
 static void on_closed(struct dev_vm *vm, struct dev_conn *c, enum vsk_why why)
 {
 	log_conn(vm, c, vsk_why_name(why));
+	if (c->sibling)
+		dev_sibling_closed(c, why == VSK_WHY_CLEAN);
 	if (why != VSK_WHY_CLEAN && why != VSK_WHY_GUEST_RST)
 		drop_to_host(c);
 	flush(vm, c);
@@ -387,17 +403,24 @@ void dev_conn_handle(struct dev_vm *vm, const struct vsk_ev *ev)
 	struct dev_conn *c = dev_conn_of(ev->conn);
 	switch (ev->kind) {
 	case VSK_EV_DIAL:
-		dev_unix_dial(vm, c);
+		if (c->core.peer_cid == VSK_CID_HOST)
+			dev_unix_dial(vm, c);
+		else
+			dev_sibling_dial(vm, c);
 		break;
 	case VSK_EV_CONNECTED:
 		on_connected(vm, c);
 		break;
 	case VSK_EV_END:
-		if (c->fd >= 0)
+		if (c->sibling)
+			dev_sibling_shut(c, VSK_SHUT_SEND);
+		else if (c->fd >= 0)
 			(void)shutdown(c->fd, SHUT_WR); /* fails only when it is over anyway */
 		break;
 	case VSK_EV_DEAF:
-		if (c->fd >= 0)
+		if (c->sibling)
+			dev_sibling_shut(c, VSK_SHUT_RCV);
+		else if (c->fd >= 0)
 			(void)shutdown(c->fd, SHUT_RD); /* likewise */
 		break;
 	case VSK_EV_CLOSED:

@@ -17,6 +17,7 @@ struct dev_daemon {
 	uint64_t turn;
 	uint64_t freed_turn[DEV_VMS_MAX]; /* when the slot was last freed */
 	struct dev_control control;
+	bool poked; /* one VM has given another something to do */
 };
 
 #endif

@@ -39,6 +39,9 @@ static uint64_t on_turn(void *owner)
 	if (n > 0 && ended == n)
 		dev_loop_stop(&d->loop);
 	d->turn++;
+	if (d->poked)
+		next_us = 0; /* one that had its turn before */
+	d->poked = false;
 	return next_us;
 }
 

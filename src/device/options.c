@@ -21,7 +21,7 @@ const char dev_options_help[] =
 	"                           name=NAME            for control and log; vm<CID> by default\n"
 	"                           tx-buffer-size=BYTES how far a guest may send ahead (262144)\n"
 	"                           queue-size=N         largest ring accepted (1024)\n"
-	"                           groups=A[+B...]      accepted; guests do not reach one "
+	"                           groups=A[+B...]      guests of a common group reach one "
 	"another\n"
 	"  --guest-cid, --socket, --uds-path, --tx-buffer-size, --queue-size, --groups\n"
 	"                         the same for a single virtual machine, instead of --vm\n"
@@ -106,6 +106,31 @@ static int take_queue_size(const char *text, uint32_t *ret_size, struct hf_err *
 	return r;
 }
 
+static int take_groups(const char *text, char *ret_groups, struct hf_err *reterr)
+{
+	size_t n = strlen(text);
+	if (n == 0 || text[0] == '+' || text[n - 1] == '+' || strstr(text, "++"))
+		return hf_err_set(reterr, -EINVAL, "groups=%s: want A or A+B...", text);
+	return take_text("groups", text, DEV_GROUPS_MAX, ret_groups, reterr);
+}
+
+/* Is the group of n bytes in the list? */
+static bool in_groups(const char *groups, const char *name, size_t n)
+{
+	for (const char *p = groups; *p; p += strcspn(p, "+"), p += *p == '+')
+		if (strcspn(p, "+") == n && memcmp(p, name, n) == 0)
+			return true;
+	return false;
+}
+
+bool dev_options_share_group(const struct dev_vm_options *a, const struct dev_vm_options *b)
+{
+	for (const char *p = a->groups; *p; p += strcspn(p, "+"), p += *p == '+')
+		if (in_groups(b->groups, p, strcspn(p, "+")))
+			return true;
+	return false;
+}
+
 static const char *const vm_keys = "guest-cid, socket, uds-path, name, tx-buffer-size, queue-size, "
 				   "groups";
 
@@ -126,7 +151,7 @@ int dev_options_vm_set(
 	if (strcmp(key, "queue-size") == 0)
 		return take_queue_size(value, &vm->queue_size, reterr);
 	if (strcmp(key, "groups") == 0)
-		return 0; /* isolation is all there is: every guest is in a group of its own */
+		return take_groups(value, vm->groups, reterr);
 	return hf_err_set(reterr, -EINVAL, "unknown key '%s'; known: %s", key, vm_keys);
 }
 

@@ -13,6 +13,7 @@
 
 #define DEV_VMS_MAX              64
 #define DEV_NAME_MAX             32
+#define DEV_GROUPS_MAX           255                 /* bytes of a list of groups */
 #define DEV_PATH_MAX             107                 /* what fits a Unix socket's address */
 #define DEV_UDS_PATH_MAX         (DEV_PATH_MAX - 11) /* "_4294967295" is put behind it */
 #define DEV_TX_BUFFER_MIN        4096
@@ -31,8 +32,9 @@ struct dev_vm_options {
 	char uds_path[DEV_UDS_PATH_MAX + 1];
 	int fd; /* the vhost-user socket, inherited; -1: none */
 	uint32_t guest_cid;
-	uint32_t tx_buffer_size; /* bytes a guest may send ahead of the host application */
-	uint32_t queue_size;     /* largest ring accepted */
+	uint32_t tx_buffer_size;         /* bytes a guest may send ahead of the host application */
+	uint32_t queue_size;             /* largest ring accepted */
+	char groups[DEV_GROUPS_MAX + 1]; /* "A+B"; "": alone */
 };
 
 struct dev_options {
@@ -62,6 +64,9 @@ int dev_options_vm_check(struct dev_vm_options *vm, struct hf_err *reterr);
 /* -EEXIST when the two have something that two VMs must not share. */
 int dev_options_clash(
 	const struct dev_vm_options *a, const struct dev_vm_options *b, struct hf_err *reterr);
+
+/* Both are in at least one group: their guests may talk to each other. */
+bool dev_options_share_group(const struct dev_vm_options *a, const struct dev_vm_options *b);
 
 extern const char dev_options_help[];
 extern const char dev_options_capabilities[]; /* JSON, for vhost-user discovery */

@@ -32,9 +32,10 @@
 #define FLOW_BYTES 24
 #define HDR_OP     30
 
-/* Used by one queue at a time; too big for the stack. */
-static struct vq_chain chains[BATCH];
-static struct iovec iovs[2 * VQ_CHAIN_IOV_MAX];
+/* Used by one queue at a time; too big for the stack. An rx queue has its own: a sibling's is
+ * filled from chains of a tx queue. */
+static struct vq_chain chains[BATCH], rx_chains[BATCH];
+static struct iovec iovs[2 * VQ_CHAIN_IOV_MAX], rx_iovs[2 * VQ_CHAIN_IOV_MAX];
 
 static void notify(struct dev_vm *vm, struct dev_queue *q)
 {
@@ -166,14 +167,14 @@ static size_t rx_have(struct rx *rx, size_t k)
 {
 	size_t at_hand = rx->popped - rx->done;
 	size_t want = HF_MIN(k, BATCH - rx->done);
-	size_t room = HF_ARRAY_SIZE(iovs) - rx->n_iov;
+	size_t room = HF_ARRAY_SIZE(rx_iovs) - rx->n_iov;
 	if (at_hand >= want || rx->dry || room < VQ_CHAIN_IOV_MAX)
 		return HF_MIN(at_hand, want);
-	int n = vq_pop(rx->vq, &chains[rx->popped], want - at_hand, &iovs[rx->n_iov], room);
+	int n = vq_pop(rx->vq, &rx_chains[rx->popped], want - at_hand, &rx_iovs[rx->n_iov], room);
 	rx->broken = n < 0;
 	rx->dry = n <= 0;
 	for (int i = 0; i < n; i++) {
-		struct vq_chain *c = &chains[rx->popped++];
+		struct vq_chain *c = &rx_chains[rx->popped++];
 		rx->n_iov += (size_t)c->n_out + c->n_in;
 	}
 	return HF_MIN(rx->popped - rx->done, want);
@@ -182,7 +183,7 @@ static size_t rx_have(struct rx *rx, size_t k)
 /* Lets the driver have what is filled. */
 static void rx_publish(struct rx *rx)
 {
-	vq_push(rx->vq, &chains[rx->pushed], rx->done - rx->pushed);
+	vq_push(rx->vq, &rx_chains[rx->pushed], rx->done - rx->pushed);
 	rx->pushed = rx->done;
 }
 
@@ -198,7 +199,7 @@ static void rx_give_back(struct rx *rx)
 static bool rx_usable(struct rx *rx)
 {
 	while (rx_have(rx, 1) > 0) {
-		if (chains[rx->done].in_len > VSK_HDR_BYTES)
+		if (rx_chains[rx->done].in_len > VSK_HDR_BYTES)
 			return true;
 		rx->done++;
 		if (rx->done == BATCH)
@@ -213,7 +214,7 @@ static size_t rx_room(
 {
 	size_t room = 0, n_iov = 0;
 	for (size_t i = 0; i < READ_MAX && room < max && rx_have(rx, i + 1) > i; i++) {
-		struct vq_chain *c = &chains[rx->done + i];
+		struct vq_chain *c = &rx_chains[rx->done + i];
 		if (c->in_len <= VSK_HDR_BYTES || (i > 0 && n_iov + c->n_in > cap))
 			break;
 		size_t n = HF_MIN((size_t)c->in_len - VSK_HDR_BYTES, max - room);
@@ -232,7 +233,7 @@ static void rx_fill(
 {
 	uint8_t hdr[VSK_HDR_BYTES];
 	do {
-		struct vq_chain *c = &chains[rx->done++];
+		struct vq_chain *c = &rx_chains[rx->done++];
 		struct iovec part[VQ_CHAIN_IOV_MAX];
 		size_t here = HF_MIN(n, (size_t)c->in_len - VSK_HDR_BYTES);
 		size_t k = vq_iov_slice(
@@ -253,14 +254,22 @@ static void rx_data(struct dev_vm *vm, struct rx *rx, const struct vsk_out *out)
 	uint32_t flags;
 	bool drained;
 	ssize_t n = dev_conn_read(c, part, n_part, len, &drained, &flags);
-	if (n > 0 || flags)
+	if (n > 0 || flags) {
 		rx_fill(vm, rx, c, (size_t)n, flags);
+		if (c->sibling)
+			dev_sibling_given(c, flags);
+	}
 	if (drained || n == -EAGAIN)
 		vsk_host_idle(&vm->vsk, &c->core);
 	else if (n == 0 && !flags)
 		dev_conn_ended(vm, c);
 	else if (n < 0)
 		dev_conn_failed(vm, c, (int)n);
+}
+
+bool dev_ring_rx_ready(const struct dev_vm *vm)
+{
+	return vm->running && (vm->q[DEV_RX].ready || vm->q[DEV_RX].polled);
 }
 
 bool dev_ring_rx(struct dev_vm *vm)
@@ -285,7 +294,7 @@ bool dev_ring_rx(struct dev_vm *vm)
 			break;
 		vm->tx_blocked = false;
 		if (what == VSK_SEND_CONTROL) {
-			struct vq_chain *c = &chains[rx.done++];
+			struct vq_chain *c = &rx_chains[rx.done++];
 			(void)vq_write(&q->vq, c, 0, out.hdr, VSK_HDR_BYTES); /* it is usable */
 			c->written = VSK_HDR_BYTES;
 		} else {

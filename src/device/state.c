@@ -71,6 +71,8 @@ static bool drain(struct dev_conn *c)
 /* A connection of which the host end is established, and whole in the daemon. */
 static bool worth_keeping(struct dev_vm *vm, struct dev_conn *c)
 {
+	if (c->core.peer_cid != VSK_CID_HOST) /* the other guest stays here */
+		return false;
 	if (c->core.state == VSK_ASKING) /* its client waits for "OK" on this host */
 		return false;
 	if (drain(c))

@@ -232,8 +232,7 @@ static bool run_rings(struct dev_vm *vm)
 		more = dev_ring_tx(vm);
 	while (vm->running && vsk_expire(&vm->vsk, vm->loop->now_us, &ev))
 		dev_conn_handle(vm, &ev);
-	if (vm->running && (vm->q[DEV_RX].ready || vm->q[DEV_RX].polled) &&
-		vsk_wants_guest(&vm->vsk))
+	if (dev_ring_rx_ready(vm) && vsk_wants_guest(&vm->vsk))
 		more |= dev_ring_rx(vm);
 	return vm->running && (more || (vm->q[DEV_TX].ready && !vm->tx_blocked));
 }
@@ -303,6 +302,7 @@ static int init_engine(struct dev_vm *vm)
 		.port_floor = VSK_HOST_PORT_MIN + start % (VSK_HOST_PORT_MAX - VSK_HOST_PORT_MIN),
 		.claim_us = HF_MAX(vm->daemon->opt.claim_timeout_ms * 1000, 1u),
 		.hash_seed = seed,
+		.siblings = vm->opt->groups[0] != '\0',
 	};
 	int r = vsk_init(&vm->vsk, &cfg, vm->buckets, BUCKETS_MIN);
 	return r < 0 ? r : dev_vm_reserve_slots(vm, 1);

@@ -8,6 +8,7 @@
  *   ring.c    kicks: packets of the guest's tx queue go to the engine, the engine's to the rx queue
  *   conn.c    the host sockets of connections: payload straight from and to guest memory
  *   message.c messages of SEQPACKET connections
+ *   sibling.c connections from one guest to another
  *   unix.c    the host side's door: CONNECT lines, and dialling PATH_<port> for the guest
  *   state.c   all connections as a record, from there and back; claims
  *   vm.c      set-up, the turn, and the transitions below
@@ -74,6 +75,10 @@ struct dev_conn {
 	/* SEQPACKET: where messages in the two end, as in a record. */
 	struct hf_ring to_host_ends, to_guest_ends;
 	uint32_t part; /* bytes in to_host of a message that has not ended */
+	/* The other end is another guest: sibling.c. */
+	uint32_t given; /* bytes that it was given and the engine was not told of */
+	struct dev_conn *sibling;
+	struct dev_vm *sibling_vm;
 };
 
 /* The host side has a listener per type of socket. */
@@ -208,6 +213,7 @@ void dev_front_answer(struct dev_vm *vm, int result, uint64_t value);
 
 bool dev_ring_tx(struct dev_vm *vm); /* both: true when the budget ended before the work */
 bool dev_ring_rx(struct dev_vm *vm);
+bool dev_ring_rx_ready(const struct dev_vm *vm); /* there may be room */
 void dev_ring_event(struct dev_vm *vm);
 
 /* ---- conn.c ---- */
@@ -234,6 +240,17 @@ void dev_conn_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iovec 
  * a message; with VSK_MSG_EOM, 0 bytes are not the end. */
 ssize_t dev_conn_read(struct dev_conn *c, struct iovec *iov, size_t n_iov, size_t len,
 	bool *ret_drained, uint32_t *ret_flags);
+/* Nothing goes before a packet with these flags, and a message is whole: it need not be kept. */
+bool dev_conn_may_pass(const struct dev_conn *c, uint32_t flags);
+
+/* Puts payload from byte `off` on into the ring. For want of memory the connection is reset. */
+void dev_conn_keep(struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov,
+	size_t off, size_t len, uint32_t flags);
+
+/* The host reads (RCV) or writes (SEND) no more. What waits for one who does not read is void. The
+ * connection may be freed afterwards. */
+void dev_conn_host_shut(struct dev_vm *vm, struct dev_conn *c, uint8_t bits);
+
 void dev_conn_ended(struct dev_vm *vm, struct dev_conn *c);             /* read returned 0 */
 void dev_conn_failed(struct dev_vm *vm, struct dev_conn *c, int error); /* or failed */
 
@@ -263,6 +280,25 @@ ssize_t dev_message_read(
 
 /* Reads all that the host application has written. 0 or -errno: it does not go into a record. */
 int dev_message_drain(struct dev_conn *c);
+
+/* ---- sibling.c ---- */
+
+/* Asks the guest that is dialled, or refuses. */
+void dev_sibling_dial(struct dev_vm *vm, struct dev_conn *c);
+
+/* What happened to one of a pair is done to the other: it was accepted; its guest sends (SEND) or
+ * receives (RCV) no more; it is closed. */
+void dev_sibling_connected(struct dev_conn *c);
+void dev_sibling_shut(struct dev_conn *c, uint8_t bits);
+void dev_sibling_closed(struct dev_conn *c, bool clean);
+
+/* dev_conn_deliver() and dev_conn_read() for pairs; dev_sibling_given() when the packets of what
+ * was read are complete, with the flags that were read. The connection may be freed afterwards. */
+void dev_sibling_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov,
+	size_t n_iov, size_t len, uint32_t flags);
+ssize_t dev_sibling_read(
+	struct dev_conn *c, const struct iovec *iov, size_t n_iov, uint32_t *ret_flags);
+void dev_sibling_given(struct dev_conn *c, uint32_t flags);
 
 /* ---- unix.c ---- */
 

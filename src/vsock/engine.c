@@ -760,6 +760,14 @@ int vsk_connect(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_t gue
 	return -EADDRNOTAVAIL;
 }
 
+void vsk_limit(struct vsk_conn *c, uint32_t n)
+{
+	hf_assert(c->state == VSK_DIALLING || (c->state == VSK_ASKING && !c->request_sent));
+	uint32_t most = HF_MAX(n, 1u);
+	if (c->type == VSK_TYPE_SEQPACKET)
+		c->buf_alloc = HF_MIN(c->buf_alloc, most);
+}
+
 struct vsk_conn *vsk_next(struct vsk *v, struct vsk_conn *c)
 {
 	int i = c ? c->life : 0;

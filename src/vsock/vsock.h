@@ -346,6 +346,11 @@ int vsk_connect(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_t gue
 int vsk_connect_from(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_t peer_cid,
 	uint32_t peer_port, uint32_t guest_port, struct vsk_conn **ret_conn);
 
+/* A message of the guest must fit a sibling's buffer as well, of n bytes (D6.3): grants no more.
+ * Only before the guest was told of the credit: by vsk_dialled() or a REQUEST. Streams need no
+ * such. */
+void vsk_limit(struct vsk_conn *c, uint32_t n);
+
 /* The device has done with a closed connection; its slot may be used again (gen changes). */
 void vsk_release(struct vsk *v, struct vsk_conn *c);
 

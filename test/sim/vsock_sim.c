@@ -246,7 +246,7 @@ static void guest_sends_message(struct world *w, int flow)
 {
 	struct gsock *g = &w->g[flow];
 	uint32_t len = msg_len(w, flow, false, g->tx_at.msg), left = len - g->tx_at.off;
-	uint32_t n = HF_MIN(HF_MIN(guest_room(w, flow), left), 65536u);
+	uint32_t room = guest_room(w, flow), n = HF_MIN(room, left);
 	n = rnd(w, 3) ? n : HF_MIN(n, 1 + rnd(w, 300));
 	if (left && !n)
 		return;

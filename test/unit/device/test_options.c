@@ -140,6 +140,42 @@ static void test_limits(void **state)
 	REFUSED("1 bytes too long", "--vm", opt);
 }
 
+static void test_groups(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *a, *b;
+		bool share;
+	} cases[] = {
+		{ "x", "x", true },
+		{ "x", "y", false },
+		{ "a+x", "x+b", true },
+		{ "a+bc+d", "e+bc", true },
+		{ "ab", "a", false },
+		{ "a", "ab", false },
+		{ "a+b", "c+d", false },
+		{ "", "", false },
+		{ "a", "", false },
+	};
+	for (size_t i = 0; i < HF_ARRAY_SIZE(cases); i++) {
+		struct dev_vm_options a, b;
+		(void)snprintf(a.groups, sizeof(a.groups), "%s", cases[i].a);
+		(void)snprintf(b.groups, sizeof(b.groups), "%s", cases[i].b);
+		assert_int_equal(dev_options_share_group(&a, &b), cases[i].share);
+	}
+	static const char *const bad[] = { "", "+", "a+", "+a", "a++b" };
+	for (size_t i = 0; i < HF_ARRAY_SIZE(bad); i++)
+		assert_int_equal(
+			PARSE("--socket", "/s", "--uds-path", "/v", "--groups", bad[i]), -EINVAL);
+	char longest[DEV_GROUPS_MAX + 2];
+	memset(longest, 'g', sizeof(longest));
+	longest[DEV_GROUPS_MAX + 1] = '\0';
+	assert_int_equal(PARSE("--socket", "/s", "--uds-path", "/v", "--groups", longest), -EINVAL);
+	longest[DEV_GROUPS_MAX] = '\0';
+	assert_int_equal(PARSE("--socket", "/s", "--uds-path", "/v", "--groups", longest), 0);
+	assert_string_equal(o.vm[0].groups, longest);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -148,6 +184,7 @@ int main(void)
 		cmocka_unit_test(test_actions),
 		cmocka_unit_test(test_refusals_name_the_reason),
 		cmocka_unit_test(test_limits),
+		cmocka_unit_test(test_groups),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

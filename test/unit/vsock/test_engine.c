@@ -295,6 +295,30 @@ static void test_a_sibling_is_dialled(void **state)
 	assert_ptr_equal(g.ev.conn, c);
 }
 
+/* D6.3: a message must fit the buffer of the guest that it goes to. */
+static void test_a_message_fits_the_sibling(void **state)
+{
+	(void)state;
+	struct rig g;
+	struct vsk_conn *c;
+	rig_init(&g);
+	vsk_set_features(&g.v, VSK_F_SEQPACKET);
+	for (uint16_t type = VSK_TYPE_STREAM; type <= VSK_TYPE_SEQPACKET; type++) {
+		g.p.type = type;
+		g.p.dst_cid = 6 + type;
+		guest(&g, VSK_OP_REQUEST, 0, 0);
+		vsk_limit(g.ev.conn, 3000);
+		vsk_limit(g.ev.conn, 5000);
+		vsk_dialled(&g.v, g.ev.conn, true);
+		expect_op(&g, VSK_OP_RESPONSE);
+		assert_int_equal(g.sent.buf_alloc, type == VSK_TYPE_STREAM ? BUF : 3000);
+		assert_int_equal(vsk_connect_from(&g.v, g.now, type, 6 + type, 77, GPORT, &c), 0);
+		vsk_limit(c, 0);
+		expect_op(&g, VSK_OP_REQUEST);
+		assert_int_equal(g.sent.buf_alloc, type == VSK_TYPE_STREAM ? BUF : 1);
+	}
+}
+
 static void test_a_sibling_calls(void **state)
 {
 	(void)state;
@@ -1078,6 +1102,7 @@ int main(void)
 		cmocka_unit_test(test_messages_of_the_host),
 		cmocka_unit_test(test_another_type_on_a_live_flow_gets_rst),
 		cmocka_unit_test(test_a_sibling_is_dialled),
+		cmocka_unit_test(test_a_message_fits_the_sibling),
 		cmocka_unit_test(test_a_sibling_calls),
 		cmocka_unit_test(test_spoofed_and_cut_packets_are_dropped),
 		cmocka_unit_test(test_rst_table_is_bounded_and_holds_each_flow_once),
