@@ -103,7 +103,7 @@ void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
 	if (c->dialling)
 		hf_list_remove(&c->dial_node);
 	c->dialling = false;
-	c->since_us = 0;
+	c->since_us = c->dial_to = 0;
 	if (c->sibling)
 		dev_sibling_closed(c, false);
 	fd_closep(&c->fd);

@@ -22,9 +22,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-/* syscalls: accept4 recvfrom socket(0=AF_UNIX) bind connect getpid unlink unlinkat */
+/* syscalls: accept4 recvfrom socket(0=AF_UNIX) bind connect getpid unlink unlinkat newfstatat */
 
 #define HOST_BACKLOG 128
 #define NAME_TRIES   16 /* names of dialling sockets that may be taken */
@@ -236,6 +237,18 @@ static int dial_socket(struct dev_vm *vm, const struct vsk_conn *c)
 	return r < 0 ? r : fd_take(&fd);
 }
 
+/* Which listener the path leads to; 0: none. */
+static uint64_t listener_at(const char *path)
+{
+	struct stat st;
+	if (stat(path, &st) < 0)
+		return 0;
+	return (uint64_t)st.st_ino ^ (uint64_t)st.st_ctim.tv_nsec << 32 ^
+	       (uint64_t)st.st_ctim.tv_sec;
+}
+
+/* Linux tells nothing when a guest's connect(2) is interrupted: a dial that waits may be a dead
+ * one's. It is for the listener that was full, never for another that has come in its place. */
 static int dial_once(struct dev_vm *vm, struct dev_conn *c)
 {
 	char path[DEV_PATH_MAX + 1];
@@ -250,7 +263,12 @@ static int dial_once(struct dev_vm *vm, struct dev_conn *c)
 	int r = unix_addr(path, &sa);
 	if (r < 0)
 		return r;
-	return connect(c->fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 ? -errno : 0;
+	if (c->dial_to != 0 && c->dial_to != listener_at(path))
+		return -ECONNREFUSED;
+	r = connect(c->fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 ? -errno : 0;
+	if (r == -EAGAIN)
+		c->dial_to = listener_at(path);
+	return r;
 }
 
 static void dial_failed(struct dev_vm *vm, struct dev_conn *c, int error)

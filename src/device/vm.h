@@ -68,6 +68,7 @@ struct dev_conn {
 	bool kept;     /* goes into the record that is being written */
 	uint64_t dial_until_us;
 	uint64_t since_us; /* it has a host end; 0: not yet */
+	uint64_t dial_to; /* the listener whose backlog was full; 0: none yet */
 	struct hf_list dial_node;
 	struct hf_ring to_host;  /* payload that the host socket did not take yet */
 	struct hf_ring to_guest; /* payload of a record or of a message that was read, goes before
