@@ -351,7 +351,7 @@ static void look(struct dev_vm *vm, struct dev_conn *c, bool readable)
 void dev_conn_on_event(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
 {
 	struct dev_conn *c = dev_conn_at(vm, tag.slot);
-	if (!c || c->core.gen != tag.gen || c->fd < 0)
+	if (!c || !dev_tag_is(tag, c->core.gen) || c->fd < 0)
 		return;
 	if (events & (EPOLLHUP | EPOLLERR))
 		c->hup = true;

@@ -321,7 +321,7 @@ static int handle_line(struct dev_control *c, struct dev_client *cl, const char 
 static struct dev_tag client_tag(const struct dev_control *c, const struct dev_client *cl)
 {
 	return (struct dev_tag){
-		.what = DEV_ON_CONTROL, .slot = (uint16_t)(cl - c->client), .gen = cl->gen
+		.what = DEV_ON_CONTROL, .slot = (uint32_t)(cl - c->client), .gen = (uint16_t)cl->gen
 	};
 }
 
@@ -405,7 +405,7 @@ static int client_lines(struct dev_control *c, struct dev_client *cl)
 void dev_control_on_client(struct dev_control *c, struct dev_tag tag)
 {
 	struct dev_client *cl = &c->client[tag.slot];
-	if (cl->fd < 0 || cl->gen != tag.gen)
+	if (cl->fd < 0 || !dev_tag_is(tag, cl->gen))
 		return;
 	int r = client_lines(c, cl);
 	if (r > 0) {

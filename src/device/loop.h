@@ -34,10 +34,15 @@ enum dev_what {
 struct dev_tag {
 	uint8_t what;
 	uint8_t vm;
-	uint16_t slot;
-	uint32_t gen;
+	uint16_t gen; /* the low bits are enough: a late event is at most a turn old */
+	uint32_t slot;
 };
 static_assert(sizeof(struct dev_tag) == sizeof(uint64_t), "a tag is what epoll keeps for us");
+
+static inline bool dev_tag_is(struct dev_tag tag, uint32_t gen)
+{
+	return tag.gen == (uint16_t)gen;
+}
 
 struct dev_loop {
 	uv_loop_t uv;

@@ -565,7 +565,7 @@ static void load_step(struct dev_vm *vm)
 void dev_transfer_on_event(struct dev_vm *vm, struct dev_tag tag)
 {
 	struct dev_transfer *t = &vm->transfer;
-	if (t->fd < 0 || t->gen != tag.gen)
+	if (t->fd < 0 || !dev_tag_is(tag, t->gen))
 		return;
 	if (t->load)
 		load_step(vm);

@@ -203,7 +203,7 @@ void dev_unix_on_listen(struct dev_vm *vm, unsigned door)
 void dev_unix_on_hello(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
 {
 	struct dev_hello *h = &vm->hello[tag.slot];
-	if (tag.slot < DEV_HELLOS_MAX && h->fd >= 0 && h->gen == tag.gen)
+	if (tag.slot < DEV_HELLOS_MAX && h->fd >= 0 && dev_tag_is(tag, h->gen))
 		hello_step(vm, h, events);
 }
 

@@ -24,7 +24,7 @@
 struct dev_tag dev_vm_tag(const struct dev_vm *vm, enum dev_what what, size_t slot, uint32_t gen)
 {
 	return (struct dev_tag){
-		.what = (uint8_t)what, .vm = vm->index, .slot = (uint16_t)slot, .gen = gen
+		.what = (uint8_t)what, .vm = vm->index, .slot = (uint32_t)slot, .gen = (uint16_t)gen
 	};
 }
 
@@ -52,7 +52,7 @@ int dev_vm_reserve_slots(struct dev_vm *vm, size_t n)
 			return -ENOMEM;
 		for (size_t i = 0; i < DEV_CONNS_CHUNK; i++) {
 			chunk[i].fd = -1;
-			chunk[i].slot = (uint16_t)(vm->n_chunks * DEV_CONNS_CHUNK + i);
+			chunk[i].slot = (uint32_t)(vm->n_chunks * DEV_CONNS_CHUNK + i);
 		}
 		vm->chunk[vm->n_chunks++] = chunk;
 		vsk_give_slots(&vm->vsk, chunk, DEV_CONNS_CHUNK, sizeof(*chunk));
@@ -170,7 +170,7 @@ int dev_vm_sync_rings(struct dev_vm *vm)
 
 static void on_kick(struct dev_vm *vm, struct dev_tag tag)
 {
-	if (tag.slot < DEV_QUEUES && vm->q[tag.slot].gen == tag.gen)
+	if (tag.slot < DEV_QUEUES && dev_tag_is(tag, vm->q[tag.slot].gen))
 		vm->q[tag.slot].ready = true;
 }
 
@@ -181,7 +181,7 @@ void dev_vm_on_event(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
 		dev_front_on_listen(vm);
 		break;
 	case DEV_ON_FRONT:
-		if (vm->front >= 0 && vm->front_gen == tag.gen)
+		if (vm->front >= 0 && dev_tag_is(tag, vm->front_gen))
 			dev_front_on_event(vm, events);
 		break;
 	case DEV_ON_HOST_LISTEN:

@@ -48,9 +48,9 @@
 
 enum { DEV_RX, DEV_TX, DEV_EVENT, DEV_QUEUES };
 
-#define DEV_CONNS_MAX    8192 /* connections of one VM */
-#define DEV_CONNS_CHUNK  64   /* slots are allocated in chunks */
-#define DEV_HELLOS_MAX   64   /* host clients that have not said CONNECT, or wait for the guest */
+#define DEV_CONNS_MAX    131072 /* connections of one VM, if it has so many descriptors */
+#define DEV_CONNS_CHUNK  64     /* slots are allocated in chunks */
+#define DEV_HELLOS_MAX   64     /* host clients that have not said CONNECT, or wait for the guest */
 #define DEV_HELLO_US     5000000u /* a host client gets this long from accept to the request */
 #define DEV_DIAL_US      1800000u /* PATH_<port> with a full backlog is tried again this long ... */
 #define DEV_DIAL_STEP_US 5000u    /* ... at this interval */
@@ -59,7 +59,7 @@ enum { DEV_RX, DEV_TX, DEV_EVENT, DEV_QUEUES };
 struct dev_conn {
 	struct vsk_conn core; /* first: the engine's */
 	int fd;
-	uint16_t slot;
+	uint32_t slot;
 	bool hup;    /* the host has closed both ways */
 	bool ending; /* it sends no more: read until there is nothing */
 	bool wide;   /* its send buffer was enlarged */
