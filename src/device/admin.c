@@ -44,6 +44,7 @@ void dev_admin_remove_vm(struct dev_daemon *d, struct dev_vm *vm)
 {
 	uint8_t i = vm->index;
 	hf_info("vm %s: removed", vm->opt->name);
+	dev_control_forget(&d->control, vm);
 	dev_vm_free(vm);
 	d->vm[i] = NULL;
 	d->freed_turn[i] = d->turn;

@@ -110,6 +110,9 @@ void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
 	drop_to_host(c);
 	ring_free(&c->to_guest);
 	ring_free(&c->to_guest_ends);
+	dev_state_detach(vm, c);
+	c->arrived = false;
+	c->fate = DEV_KEPT;
 	vsk_release(&vm->vsk, &c->core);
 }
 

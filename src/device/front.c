@@ -403,7 +403,7 @@ void dev_front_close(struct dev_vm *vm, const char *why)
 	vm->mem.log = (struct vq_log){ 0 };
 	vhu_reset(&vm->vhu, fds, &n);
 	close_fds(fds, n);
-	vm->frozen = vm->left_out = false;
+	vm->frozen = vm->left_out = vm->has_list = false;
 	vm->ended = vm->front_listen < 0;
 	watch_listener(vm, true);
 }

@@ -27,7 +27,7 @@ static void on_event(void *owner, struct dev_tag tag, uint32_t events)
 static uint64_t on_turn(void *owner)
 {
 	struct dev_daemon *d = owner;
-	uint64_t next_us = dev_control_turn(&d->control);
+	uint64_t next_us = UINT64_MAX;
 	size_t n = 0, ended = 0;
 	for (size_t i = 0; i < d->n_vms; i++) {
 		if (!d->vm[i])
@@ -39,10 +39,11 @@ static uint64_t on_turn(void *owner)
 	if (n > 0 && ended == n)
 		dev_loop_stop(&d->loop);
 	d->turn++;
+	uint64_t control_us = dev_control_turn(&d->control); /* what VMs have to say goes out */
 	if (d->poked)
 		next_us = 0; /* one that had its turn before */
 	d->poked = false;
-	return next_us;
+	return HF_MIN(next_us, control_us);
 }
 
 static void on_signal(uv_signal_t *s, int number)

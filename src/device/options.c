@@ -23,6 +23,15 @@ const char dev_options_help[] =
 	"                           queue-size=N         largest ring accepted (1024)\n"
 	"                           groups=A[+B...]      guests of a common group reach one "
 	"another\n"
+	"                           outer-cid=CID        what the host knows the guest as, when "
+	"its\n"
+	"                                                own id is taken here\n"
+	"                           port=PORTS:POLICY    PORTS: 1024 or 2000-2999; up to 64 times\n"
+	"                           default=POLICY       what a migration does with connections "
+	"of\n"
+	"                                                these host ports: reattach (an "
+	"application\n"
+	"                                                claims them; by default) or reset\n"
 	"  --guest-cid, --socket, --uds-path, --tx-buffer-size, --queue-size, --groups\n"
 	"                         the same for a single virtual machine, instead of --vm\n"
 	"  --socket-path PATH     another name for --socket\n"
@@ -93,9 +102,9 @@ static int take_name(const char *text, char *ret_name, struct hf_err *reterr)
 }
 
 /* Context ids that never belong to a guest (virtio 1.2, 5.10.4): 0, 1, 2 and 0xffffffff. */
-static int take_cid(const char *text, uint32_t *ret_cid, struct hf_err *reterr)
+static int take_cid(const char *key, const char *text, uint32_t *ret_cid, struct hf_err *reterr)
 {
-	return take_u32("guest-cid", text, 3, UINT32_MAX - 1, ret_cid, reterr);
+	return take_u32(key, text, 3, UINT32_MAX - 1, ret_cid, reterr);
 }
 
 static int take_queue_size(const char *text, uint32_t *ret_size, struct hf_err *reterr)
@@ -132,13 +141,33 @@ bool dev_options_share_group(const struct dev_vm_options *a, const struct dev_vm
 }
 
 static const char *const vm_keys = "guest-cid, socket, uds-path, name, tx-buffer-size, queue-size, "
-				   "groups";
+				   "groups, outer-cid, port, default";
+
+/* "1024:reattach" or "2000-2999:reset" */
+static int take_policy(const char *value, struct dev_policies *p, struct hf_err *reterr)
+{
+	char ports[32];
+	const char *policy = strchr(value, ':');
+	size_t n = policy ? (size_t)(policy - value) : sizeof(ports);
+	if (n >= sizeof(ports))
+		return hf_err_set(reterr, -EINVAL,
+			"port=%s: want PORTS:POLICY, as 1024:reattach or 2000-2999:reset", value);
+	memcpy(ports, value, n);
+	ports[n] = '\0';
+	return dev_policy_set(p, ports, policy + 1, reterr);
+}
 
 int dev_options_vm_set(
 	struct dev_vm_options *vm, const char *key, const char *value, struct hf_err *reterr)
 {
 	if (strcmp(key, "guest-cid") == 0)
-		return take_cid(value, &vm->guest_cid, reterr);
+		return take_cid(key, value, &vm->guest_cid, reterr);
+	if (strcmp(key, "outer-cid") == 0)
+		return take_cid(key, value, &vm->outer_cid, reterr);
+	if (strcmp(key, "port") == 0)
+		return take_policy(value, &vm->policies, reterr);
+	if (strcmp(key, "default") == 0)
+		return dev_policy_set(&vm->policies, key, value, reterr);
 	if (strcmp(key, "socket") == 0)
 		return take_text(key, value, DEV_PATH_MAX, vm->socket, reterr);
 	if (strcmp(key, "uds-path") == 0)
@@ -173,7 +202,7 @@ int dev_options_vm_check(struct dev_vm_options *vm, struct hf_err *reterr)
 		return hf_err_set(
 			reterr, -EINVAL, "uds-path=PATH is missing: host programs connect to it");
 	if (vm->name[0] == '\0')
-		(void)snprintf(vm->name, sizeof(vm->name), "vm%u", vm->guest_cid); /* fits */
+		(void)snprintf(vm->name, sizeof(vm->name), "vm%u", dev_options_cid(vm)); /* fits */
 	return 0;
 }
 
@@ -277,9 +306,12 @@ static int add_sandbox_dir(struct dev_options *o, const char *dir, struct hf_err
 int dev_options_clash(
 	const struct dev_vm_options *a, const struct dev_vm_options *b, struct hf_err *reterr)
 {
-	if (strcmp(a->name, b->name) == 0 || a->guest_cid == b->guest_cid)
+	uint32_t cid = dev_options_cid(a);
+	if (strcmp(a->name, b->name) == 0 || cid == dev_options_cid(b))
 		return hf_err_set(reterr, -EEXIST,
-			"name %s and guest-cid %u must each be given once", a->name, a->guest_cid);
+			"name %s and guest-cid %u must each be given once; outer-cid gives a guest "
+			"another id here",
+			a->name, cid);
 	if (strcmp(a->uds_path, b->uds_path) == 0 ||
 		(a->socket[0] != '\0' && strcmp(a->socket, b->socket) == 0))
 		return hf_err_set(

@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "policy.h"
 
 #define DEV_VMS_MAX              64
 #define DEV_NAME_MAX             32
@@ -27,15 +28,23 @@
 enum dev_action { DEV_RUN, DEV_HELP, DEV_VERSION, DEV_CAPABILITIES };
 
 struct dev_vm_options {
-	char name[DEV_NAME_MAX + 1];   /* "vm<guest-cid>" unless given */
+	char name[DEV_NAME_MAX + 1];   /* "vm<outer-cid>" unless given */
 	char socket[DEV_PATH_MAX + 1]; /* "" when fd >= 0 */
 	char uds_path[DEV_UDS_PATH_MAX + 1];
-	int fd; /* the vhost-user socket, inherited; -1: none */
-	uint32_t guest_cid;
-	uint32_t tx_buffer_size;         /* bytes a guest may send ahead of the host application */
-	uint32_t queue_size;             /* largest ring accepted */
+	int fd;                  /* the vhost-user socket, inherited; -1: none */
+	uint32_t guest_cid;      /* what the guest is told */
+	uint32_t outer_cid;      /* what everybody else is told; 0: the same */
+	uint32_t tx_buffer_size; /* bytes a guest may send ahead of the host application */
+	uint32_t queue_size;     /* largest ring accepted */
+	struct dev_policies policies;
 	char groups[DEV_GROUPS_MAX + 1]; /* "A+B"; "": alone */
 };
+
+/* The CID under which the host and other guests know it. */
+static inline uint32_t dev_options_cid(const struct dev_vm_options *vm)
+{
+	return vm->outer_cid ? vm->outer_cid : vm->guest_cid;
+}
 
 struct dev_options {
 	enum dev_action action;

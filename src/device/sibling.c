@@ -57,7 +57,7 @@ static struct dev_vm *find(const struct dev_vm *from, uint32_t cid)
 {
 	for (size_t i = 0; i < from->daemon->n_vms; i++) {
 		struct dev_vm *vm = from->daemon->vm[i];
-		if (vm && vm != from && vm->vsk.cfg.guest_cid == cid && vm->front >= 0 &&
+		if (vm && vm != from && dev_options_cid(vm->opt) == cid && vm->front >= 0 &&
 			!vm->frozen && dev_options_share_group(vm->opt, from->opt))
 			return vm;
 	}
@@ -72,7 +72,7 @@ void dev_sibling_dial(struct dev_vm *vm, struct dev_conn *c)
 	if (to) {
 		(void)dev_vm_reserve_slots(to, 1); /* without one the engine refuses, just below */
 		r = vsk_connect_from(&to->vsk, vm->loop->now_us, c->core.type,
-			vm->vsk.cfg.guest_cid, c->core.guest_port, c->core.host_port, &core);
+			dev_options_cid(vm->opt), c->core.guest_port, c->core.host_port, &core);
 	}
 	if (r < 0) {
 		hf_debug("vm %s: guest port %u to %u:%u: %s", vm->opt->name, c->core.guest_port,

@@ -9,7 +9,8 @@
  * sends what the rings hold, and nothing is lost.
  *
  * Loading is the reverse, into a VM without connections whose rings do not run yet. Each connection
- * waits for an application to claim it by its ports; it gets one end of a socket pair.
+ * waits for an application to claim it by its ports; it gets one end of a socket pair, and what the
+ * application's instance on the source has left for it.
  *
  * A record travels as a sealed memfd (control socket) or through a pipe of the front end (device
  * state, vhost-user). The pipe is non-blocking and watched by the loop: the front end waits for our
@@ -68,18 +69,52 @@ static bool drain(struct dev_conn *c)
 	return true;
 }
 
-/* A connection of which the host end is established, and whole in the daemon. */
-static bool worth_keeping(struct dev_vm *vm, struct dev_conn *c)
+const char *dev_fate_text(enum dev_fate f)
 {
-	if (c->core.peer_cid != VSK_CID_HOST) /* the other guest stays here */
-		return false;
-	if (c->core.state == VSK_ASKING) /* its client waits for "OK" on this host */
-		return false;
-	if (drain(c))
-		return true;
-	hf_warn("vm %s: conn %u<-%u: not saved: its host application has written too much",
-		vm->opt->name, c->core.host_port, c->core.guest_port);
-	return false;
+	static const char *const texts[DEV_FATE_N_] = { "", "the policy of its port is reset",
+		"it is not on the list to be kept", "its client waits on the source for the guest",
+		"its application has written more than a record may hold",
+		"its other end is a guest that stays on the source" };
+	return texts[f];
+}
+
+/* Kept is a connection of which the host end is established, and whole in the daemon. */
+static enum dev_fate decide(struct dev_vm *vm, struct dev_conn *c)
+{
+	if (c->core.peer_cid != VSK_CID_HOST)
+		return DEV_RESET_SIBLING;
+	if (vm->has_list && !c->listed)
+		return DEV_RESET_LIST;
+	if (!vm->has_list && dev_policy_of(&vm->policies, c->core.host_port) == DEV_RESET)
+		return DEV_RESET_POLICY;
+	if (c->core.state == VSK_ASKING)
+		return DEV_RESET_ASKING;
+	return drain(c) ? DEV_KEPT : DEV_RESET_FULL;
+}
+
+/* Without a list policies decide. */
+static void take_list(struct dev_vm *vm, const struct dev_keep *keep)
+{
+	vm->has_list = keep != NULL;
+	for (struct vsk_conn *v = NULL; (v = vsk_next(&vm->vsk, v)) != NULL;)
+		dev_conn_of(v)->listed = false;
+	for (size_t i = 0; keep && i < keep->n; i++) {
+		const struct dev_ports *p = &keep->ports[i];
+		struct vsk_conn *v = vsk_find(&vm->vsk, VSK_CID_HOST, p->host, p->guest);
+		if (v)
+			dev_conn_of(v)->listed = true;
+	}
+}
+
+static void decide_all(struct dev_vm *vm)
+{
+	for (struct vsk_conn *v = NULL; (v = vsk_next(&vm->vsk, v)) != NULL;) {
+		struct dev_conn *c = dev_conn_of(v);
+		c->fate = (uint8_t)decide(vm, c);
+		if (c->fate != DEV_KEPT)
+			hf_info("vm %s: conn %u<-%u: not saved: %s", vm->opt->name,
+				c->core.host_port, c->core.guest_port, dev_fate_text(c->fate));
+	}
 }
 
 static struct vsk_bytes ring_bytes(const struct hf_ring *r, const struct hf_ring *ends)
@@ -115,19 +150,33 @@ static int save_refused(const struct dev_vm *vm, struct hf_err *reterr)
 	return 0;
 }
 
+static void put_conn(struct vsk_save *s, struct dev_conn *c)
+{
+	struct vsk_bytes to_host = ring_bytes(&c->to_host, &c->to_host_ends);
+	struct vsk_bytes to_guest = ring_bytes(&c->to_guest, &c->to_guest_ends);
+	bool keep = c->fate == DEV_KEPT;
+	vsk_save_conn(s, &c->core, keep, &to_host, &to_guest);
+	if (keep)
+		vsk_save_app(s, c->app, c->app_len);
+}
+
+static size_t bytes_of(const struct dev_conn *c)
+{
+	return hf_ring_len(&c->to_host) + hf_ring_len(&c->to_guest) +
+	       hf_ring_len(&c->to_host_ends) + hf_ring_len(&c->to_guest_ends) + c->app_len;
+}
+
 /* Makes the record; the caller frees buf. The VM is frozen then. */
 static int save(struct dev_vm *vm, struct record *ret, struct hf_err *reterr)
 {
 	int r = save_refused(vm, reterr);
 	if (r < 0)
 		return r;
+	decide_all(vm);
 	size_t cap = vsk_save_size(&vm->vsk), n = 0;
 	for (struct vsk_conn *v = NULL; (v = vsk_next(&vm->vsk, v)) != NULL;) {
-		struct dev_conn *c = dev_conn_of(v);
-		c->kept = worth_keeping(vm, c);
-		n += c->kept;
-		cap += hf_ring_len(&c->to_host) + hf_ring_len(&c->to_guest) +
-		       hf_ring_len(&c->to_host_ends) + hf_ring_len(&c->to_guest_ends);
+		n += dev_conn_of(v)->fate == DEV_KEPT;
+		cap += bytes_of(dev_conn_of(v));
 	}
 	if (cap > DEV_RECORD_MAX)
 		return hf_err_set(reterr, -EFBIG,
@@ -140,12 +189,8 @@ static int save(struct dev_vm *vm, struct record *ret, struct hf_err *reterr)
 
 	struct vsk_save s;
 	vsk_save_begin(&s, &vm->vsk, buf, cap);
-	for (struct vsk_conn *v = NULL; (v = vsk_next(&vm->vsk, v)) != NULL;) {
-		struct dev_conn *c = dev_conn_of(v);
-		struct vsk_bytes to_host = ring_bytes(&c->to_host, &c->to_host_ends);
-		struct vsk_bytes to_guest = ring_bytes(&c->to_guest, &c->to_guest_ends);
-		vsk_save_conn(&s, v, c->kept, &to_host, &to_guest);
-	}
+	for (struct vsk_conn *v = NULL; (v = vsk_next(&vm->vsk, v)) != NULL;)
+		put_conn(&s, dev_conn_of(v));
 	*ret = (struct record){ .buf = buf, .n_conns = n };
 	r = vsk_save_end(&s, &ret->len);
 	if (r < 0) {
@@ -175,10 +220,11 @@ static int sealed_file(const void *buf, size_t len, int *ret_fd)
 	return 0;
 }
 
-int dev_state_save(
-	struct dev_vm *vm, int *ret_fd, size_t *ret_size, size_t *ret_conns, struct hf_err *reterr)
+int dev_state_save(struct dev_vm *vm, const struct dev_keep *keep, int *ret_fd, size_t *ret_size,
+	size_t *ret_conns, struct hf_err *reterr)
 {
 	struct record rec;
+	take_list(vm, keep);
 	int r = save(vm, &rec, reterr);
 	if (r < 0)
 		return r;
@@ -192,13 +238,113 @@ int dev_state_save(
 	return 0;
 }
 
-int dev_state_freeze(struct dev_vm *vm, bool leave, struct hf_err *reterr)
+int dev_state_freeze(
+	struct dev_vm *vm, const struct dev_keep *keep, bool leave, struct hf_err *reterr)
 {
 	int r = save_refused(vm, reterr);
 	if (r < 0)
 		return r;
 	vm->frozen = true;
 	vm->left_out = leave;
+	take_list(vm, keep);
+	decide_all(vm);
+	return 0;
+}
+
+int dev_state_quiesce(struct dev_vm *vm, struct hf_err *reterr)
+{
+	int r = save_refused(vm, reterr);
+	if (r == 0)
+		vm->frozen = true;
+	return r;
+}
+
+/* NULL, and the reason: there is none. */
+static struct dev_conn *find(struct dev_vm *vm, struct dev_ports p, struct hf_err *reterr)
+{
+	struct vsk_conn *v = vsk_find(&vm->vsk, VSK_CID_HOST, p.host, p.guest);
+	if (v && v->state == VSK_OPEN)
+		return dev_conn_of(v);
+	(void)hf_err_set(reterr, -ENOENT, "conn %u<-%u: no such connection; see conn-list", p.host,
+		p.guest); /* what it returns is known */
+	return NULL;
+}
+
+int dev_state_checkpoint(
+	struct dev_vm *vm, struct dev_ports ports, int *ret_fd, struct hf_err *reterr)
+{
+	struct vsk_save s;
+	size_t len;
+	int r = save_refused(vm, reterr);
+	if (r < 0)
+		return r;
+	struct dev_conn *c = find(vm, ports, reterr);
+	if (!c)
+		return -ENOENT;
+	c->fate = (uint8_t)(drain(c) ? DEV_KEPT : DEV_RESET_FULL);
+	if (c->fate != DEV_KEPT)
+		return hf_err_set(reterr, -EMSGSIZE, "conn %u<-%u: %s", ports.host, ports.guest,
+			dev_fate_text(c->fate));
+	size_t cap = VSK_SAVE_HEAD_MAX + VSK_SAVE_CONN_MAX + bytes_of(c);
+	HF_CLEANUP(hf_freep) uint8_t *buf = malloc(cap);
+	if (!buf)
+		return hf_err_set(reterr, -ENOMEM, "out of memory");
+	vm->frozen = true;
+	vsk_save_begin_one(&s, &vm->vsk, buf, cap);
+	put_conn(&s, c);
+	r = vsk_save_end(&s, &len);
+	if (r == 0)
+		r = sealed_file(buf, len, ret_fd);
+	return r < 0 ? hf_err_set(reterr, r, "conn %u<-%u: cannot write the record: %s", ports.host,
+			       ports.guest, strerror(-r))
+		     : 0;
+}
+
+/* ---- what applications leave ---- */
+
+void dev_state_detach(struct dev_vm *vm, struct dev_conn *c)
+{
+	free(c->app);
+	vm->app_bytes -= c->app_len;
+	c->app = NULL;
+	c->app_len = 0;
+}
+
+/* 0, -ENOMEM, or -ENOSPC: all of them together are too much. */
+static int attach_app(struct dev_vm *vm, struct dev_conn *c, const void *data, size_t n)
+{
+	dev_state_detach(vm, c);
+	if (n == 0)
+		return 0;
+	if (n > DEV_APPS_MAX - vm->app_bytes)
+		return -ENOSPC;
+	c->app = malloc(n);
+	if (!c->app)
+		return -ENOMEM;
+	memcpy(c->app, data, n);
+	c->app_len = (uint32_t)n;
+	vm->app_bytes += n;
+	return 0;
+}
+
+int dev_state_attach(struct dev_vm *vm, struct dev_ports ports, const void *data, size_t n,
+	struct hf_err *reterr)
+{
+	struct dev_conn *c = find(vm, ports, reterr);
+	if (!c)
+		return -ENOENT;
+	if (c->core.unclaimed)
+		return hf_err_set(
+			reterr, -EBUSY, "conn %u<-%u: claim it first", ports.host, ports.guest);
+	if (n > VSK_APP_MAX)
+		return hf_err_set(reterr, -EMSGSIZE,
+			"conn %u<-%u: a state of %zu bytes; at most %u can travel", ports.host,
+			ports.guest, n, VSK_APP_MAX);
+	int r = attach_app(vm, c, data, n);
+	if (r < 0)
+		return hf_err_set(reterr, r, "conn %u<-%u: %s", ports.host, ports.guest,
+			r == -ENOSPC ? "the states of this VM's applications exceed 64 MiB"
+				     : strerror(-r));
 	return 0;
 }
 
@@ -219,6 +365,10 @@ static const char *load_error_text(int error)
 		return "it is of a guest with another CID: give this VM the same guest-cid";
 	case -ENOBUFS:
 		return "it has more connections than a VM may have";
+	case -EEXIST:
+		return "there is a connection between these ports already";
+	case -ENOSPC:
+		return "the states of its applications exceed 64 MiB";
 	default:
 		return strerror(-error);
 	}
@@ -250,20 +400,35 @@ static uint32_t unfinished(const struct dev_conn *c)
 	return c->core.rx_mid ? (uint32_t)n : 0;
 }
 
+static void reset_loaded(struct dev_vm *vm, struct dev_conn *c)
+{
+	hf_info("vm %s: conn %u<-%u: reset on arrival", vm->opt->name, c->core.host_port,
+		c->core.guest_port);
+	vsk_host_reset(&vm->vsk, &c->core);
+	dev_conn_finish(vm, c);
+}
+
 static int load_conns(struct dev_vm *vm, struct vsk_load *l)
 {
 	struct vsk_bytes to_host, to_guest;
 	int r = 0;
 	for (struct vsk_conn *v; (v = vsk_load_next(l, &to_host, &to_guest)) != NULL;) {
 		struct dev_conn *c = dev_conn_of(v);
+		size_t app_len;
+		const void *app = vsk_load_app(l, &app_len);
 		c->fd = -1;
+		c->arrived = true;
+		if (r == 0)
+			r = attach_app(vm, c, app, app_len);
 		if (r == 0)
 			r = put_bytes(&c->to_host, &c->to_host_ends, &to_host, v->buf_alloc);
 		if (r == 0)
 			r = put_bytes(&c->to_guest, &c->to_guest_ends, &to_guest, 0);
 		if (r == 0)
 			c->part = unfinished(c);
-		if (v->state == VSK_DIALLING)
+		if (dev_policy_of(&vm->policies, v->host_port) == DEV_RESET)
+			reset_loaded(vm, c);
+		else if (v->state == VSK_DIALLING)
 			dev_unix_dial_later(vm, c, UINT64_MAX); /* the engine has the deadline */
 		else if (hf_ring_len(&c->to_guest) + hf_ring_len(&c->to_guest_ends) > 0)
 			vsk_host_readable(&vm->vsk, v);
@@ -288,6 +453,7 @@ static int load(struct dev_vm *vm, const void *buf, size_t len)
 		return r;
 	}
 	vm->loaded = true;
+	dev_control_tell(&vm->daemon->control, vm, DEV_SAYS_LOADED);
 	hf_info("vm %s: loaded %u connections", vm->opt->name, info.n_conns);
 	return 0;
 }
@@ -357,6 +523,47 @@ int dev_state_load(struct dev_vm *vm, int fd, struct hf_err *reterr)
 	return 0;
 }
 
+static int restore(struct dev_vm *vm, const void *buf, size_t len, struct dev_ports *ret_ports)
+{
+	struct vsk_load l;
+	(void)dev_vm_reserve_slots(vm, 1); /* without one the engine refuses */
+	int r = vsk_load_add(&l, &vm->vsk, vm->loop->now_us, buf, len);
+	if (r < 0)
+		return r;
+	struct vsk_load peek = l;
+	struct vsk_bytes to_host, to_guest;
+	struct vsk_conn *v = vsk_load_next(&peek, &to_host, &to_guest);
+	*ret_ports = (struct dev_ports){ v->host_port, v->guest_port };
+	r = load_conns(vm, &l);
+	if (r < 0) { /* nothing was said to the guest yet */
+		if (v->held_by_device)
+			reset_loaded(vm, dev_conn_of(v));
+		return r;
+	}
+	vm->loaded = true;
+	dev_control_tell(&vm->daemon->control, vm, DEV_SAYS_LOADED);
+	return 0;
+}
+
+int dev_state_restore(struct dev_vm *vm, int fd, struct dev_ports *ret_ports, struct hf_err *reterr)
+{
+	size_t len = 0;
+	HF_CLEANUP(hf_freep) uint8_t *buf = NULL;
+	if (!vhu_suspended(&vm->vhu))
+		return hf_err_set(reterr, -EBUSY,
+			"vm \"%s\": the rings run: restore before the guest starts", vm->opt->name);
+	int r = read_file(fd, &buf, &len);
+	if (r < 0)
+		return hf_err_set(
+			reterr, r, "the descriptor is no file with a record: %s", strerror(-r));
+	r = restore(vm, buf, len, ret_ports);
+	if (r < 0)
+		return hf_err_set(reterr, r, "vm \"%s\": the record is refused: %s", vm->opt->name,
+			r == -EINVAL ? "it contradicts itself, or is not of one connection"
+				     : load_error_text(r));
+	return 0;
+}
+
 /* ---- claims ---- */
 
 static int attach_claimed(struct dev_vm *vm, struct dev_conn *c, int *ret_fd)
@@ -389,21 +596,31 @@ static int attach_claimed(struct dev_vm *vm, struct dev_conn *c, int *ret_fd)
 	return 0;
 }
 
-int dev_state_claim(struct dev_vm *vm, uint32_t host_port, uint32_t guest_port, int *ret_fd,
+int dev_state_claim(struct dev_vm *vm, struct dev_ports ports, struct dev_claim *ret_claim,
 	struct hf_err *reterr)
 {
-	struct vsk_conn *v = vsk_find(&vm->vsk, VSK_CID_HOST, host_port, guest_port);
-	if (!v || v->state != VSK_OPEN)
-		return hf_err_set(reterr, -ENOENT, "conn %u<-%u: no such connection; see conn-list",
-			host_port, guest_port);
-	if (!v->unclaimed)
+	struct dev_claim claim;
+	struct dev_conn *c = find(vm, ports, reterr);
+	if (!c)
+		return -ENOENT;
+	if (!c->core.unclaimed)
 		return hf_err_set(reterr, -EALREADY, "conn %u<-%u: it has a host application",
-			host_port, guest_port);
-	int r = attach_claimed(vm, dev_conn_of(v), ret_fd);
-	if (r < 0)
+			ports.host, ports.guest);
+	claim.app = c->app; /* before it is claimed: what follows may be its end */
+	claim.app_len = c->app_len;
+	vm->app_bytes -= c->app_len;
+	c->app = NULL;
+	c->app_len = 0;
+	int r = attach_claimed(vm, c, &claim.fd);
+	if (r < 0) {
+		c->app = claim.app;
+		c->app_len = (uint32_t)claim.app_len;
+		vm->app_bytes += claim.app_len;
 		return hf_err_set(
-			reterr, r, "conn %u<-%u: %s", host_port, guest_port, strerror(-r));
-	hf_debug("vm %s: conn %u<-%u: claimed", vm->opt->name, host_port, guest_port);
+			reterr, r, "conn %u<-%u: %s", ports.host, ports.guest, strerror(-r));
+	}
+	hf_debug("vm %s: conn %u<-%u: claimed", vm->opt->name, ports.host, ports.guest);
+	*ret_claim = claim;
 	return 0;
 }
 

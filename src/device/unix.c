@@ -215,8 +215,8 @@ static int bind_name(struct dev_vm *vm, int fd, const struct vsk_conn *c)
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
 	for (int i = 0; i < NAME_TRIES; i++) {
 		int n = snprintf(sa.sun_path + 1, sizeof(sa.sun_path) - 1,
-			"holdfast:%u:%u:%u:%d-%u", vm->opt->guest_cid, c->guest_port, c->host_port,
-			vm->pid, vm->dial_n++);
+			"holdfast:%u:%u:%u:%d-%u", dev_options_cid(vm->opt), c->guest_port,
+			c->host_port, vm->pid, vm->dial_n++);
 		socklen_t len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
 		if (bind(fd, (struct sockaddr *)&sa, len) == 0)
 			return 0;

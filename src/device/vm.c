@@ -113,6 +113,21 @@ static void interrupted(struct dev_vm *vm)
 	vm->stranger = !own_event; /* the event queue may still come */
 }
 
+/* Applications go on. What they left for others, and nobody came for, is void from now on. */
+static void go_on(struct dev_vm *vm)
+{
+	bool was_frozen = vm->frozen;
+	vm->frozen = vm->left_out = vm->has_list = false;
+	for (size_t i = 0; i < vm->n_chunks * DEV_CONNS_CHUNK; i++) {
+		struct dev_conn *c = dev_conn_at(vm, i);
+		if (!c->core.unclaimed)
+			dev_state_detach(vm, c);
+		if (was_frozen)
+			dev_conn_thaw(vm, c);
+	}
+	dev_control_tell(&vm->daemon->control, vm, DEV_SAYS_RESUME);
+}
+
 /* Both data rings run: decides what this driver is to us (vm.h, Transitions). */
 static void start_running(struct dev_vm *vm)
 {
@@ -133,11 +148,7 @@ static void start_running(struct dev_vm *vm)
 			   : "a driver whose connections are not known");
 	vm->loaded = false;
 	vsk_resume(&vm->vsk, vm->loop->now_us);
-	if (vm->frozen) {
-		vm->frozen = vm->left_out = false;
-		for (size_t i = 0; i < vm->n_chunks * DEV_CONNS_CHUNK; i++)
-			dev_conn_thaw(vm, dev_conn_at(vm, i));
-	}
+	go_on(vm);
 	/* Once, whatever there is: notifications before the start went to somebody else (D8.3). */
 	(void)dev_ring_rx(vm);
 }
@@ -335,6 +346,7 @@ int dev_vm_new(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t i
 	vm->daemon = d;
 	vm->loop = &d->loop;
 	vm->opt = opt;
+	vm->policies = opt->policies;
 	vm->index = index;
 	vm->front_listen = vm->front = vm->backend = vm->transfer.fd = -1;
 	for (int i = 0; i < DEV_DOORS; i++)
@@ -390,6 +402,7 @@ void dev_vm_info(const struct dev_vm *vm, struct dev_vm_info *ret_info)
 {
 	*ret_info = (struct dev_vm_info){ .name = vm->opt->name,
 		.guest_cid = vm->opt->guest_cid,
+		.outer_cid = dev_options_cid(vm->opt),
 		.connected = vm->front >= 0,
 		.rings = vm->running  ? "running"
 			 : vm->frozen ? "saved"
@@ -418,6 +431,9 @@ bool dev_vm_next_conn(const struct dev_vm *vm, size_t *at, struct dev_conn_info 
 			.peer_cid = c->core.peer_cid,
 			.state = vsk_state_name(c->core.state),
 			.claimed = !c->core.unclaimed,
+			.arrived = c->arrived,
+			.policy = dev_policy_name(dev_policy_of(&vm->policies, c->core.host_port)),
+			.fate = c->fate,
 			.rx_bytes = c->core.rx_cnt,
 			.tx_bytes = c->core.tx_cnt,
 			.type = c->core.type == VSK_TYPE_SEQPACKET ? "seqpacket" : "stream",
@@ -425,7 +441,8 @@ bool dev_vm_next_conn(const struct dev_vm *vm, size_t *at, struct dev_conn_info 
 			.tx_credit = tx_credit(&c->core),
 			.age_us = c->since_us ? vm->loop->now_us - c->since_us : 0,
 			.to_host_pending = hf_ring_len(&c->to_host),
-			.to_guest_pending = hf_ring_len(&c->to_guest) };
+			.to_guest_pending = hf_ring_len(&c->to_guest),
+			.app_bytes = c->app_len };
 		return true;
 	}
 	return false;

@@ -55,6 +55,19 @@ enum { DEV_RX, DEV_TX, DEV_EVENT, DEV_QUEUES };
 #define DEV_DIAL_US      1800000u /* PATH_<port> with a full backlog is tried again this long ... */
 #define DEV_DIAL_STEP_US 5000u    /* ... at this interval */
 #define DEV_RECORD_MAX   (256U << 20) /* bytes of a record, either way */
+#define DEV_APPS_MAX     (64U << 20)  /* what applications leave, of all connections of a VM */
+
+/* What saving did with a connection. */
+enum dev_fate {
+	DEV_KEPT,
+	DEV_RESET_POLICY,  /* of its port */
+	DEV_RESET_LIST,    /* there is a list to be kept, and it is not on it */
+	DEV_RESET_ASKING,  /* its client waits on this host for the guest's answer */
+	DEV_RESET_FULL,    /* its application has written more than a record may hold */
+	DEV_RESET_SIBLING, /* the other end is a guest that stays */
+	DEV_FATE_N_
+};
+const char *dev_fate_text(enum dev_fate f);
 
 struct dev_conn {
 	struct vsk_conn core; /* first: the engine's */
@@ -65,7 +78,9 @@ struct dev_conn {
 	bool wide;   /* its send buffer was enlarged */
 	bool watches_out;
 	bool dialling; /* in vm->dials */
-	bool kept;     /* goes into the record that is being written */
+	bool listed;   /* on the list to be kept */
+	bool arrived;  /* came in a record */
+	uint8_t fate;  /* enum dev_fate, in the record that was written last */
 	uint64_t dial_until_us;
 	uint64_t since_us; /* it has a host end; 0: not yet */
 	uint64_t dial_to; /* the listener whose backlog was full; 0: none yet */
@@ -80,6 +95,8 @@ struct dev_conn {
 	uint32_t given; /* bytes that it was given and the engine was not told of */
 	struct dev_conn *sibling;
 	struct dev_vm *sibling_vm;
+	uint8_t *app; /* what the application leaves for its next instance */
+	uint32_t app_len;
 };
 
 /* The host side has a listener per type of socket. */
@@ -154,6 +171,10 @@ struct dev_vm {
 	struct dev_hello hello[DEV_HELLOS_MAX];
 
 	struct dev_transfer transfer;
+
+	struct dev_policies policies; /* as they are now */
+	size_t app_bytes;             /* of all connections */
+	bool has_list;                /* conn.listed says what is kept, policies do not */
 };
 
 /* ---- vm.c ---- */
@@ -180,7 +201,7 @@ struct dev_tag dev_vm_tag(const struct dev_vm *vm, enum dev_what what, size_t sl
 
 struct dev_vm_info {
 	const char *name;
-	uint32_t guest_cid;
+	uint32_t guest_cid, outer_cid;
 	bool connected;
 	const char *rings; /* "running", "stopped", "saved" */
 	size_t n_conns;
@@ -190,9 +211,13 @@ void dev_vm_info(const struct dev_vm *vm, struct dev_vm_info *ret_info);
 struct dev_conn_info {
 	uint32_t host_port, guest_port, peer_cid;
 	const char *state, *type;
-	bool claimed;                             /* it has a host end */
+	bool claimed; /* it has a host end */
+	bool arrived; /* it came in a record */
+	const char *policy;
+	enum dev_fate fate;
 	uint64_t rx_bytes, tx_bytes;              /* guest to host, host to guest */
 	size_t to_host_pending, to_guest_pending; /* held in the daemon */
+	size_t app_bytes;
 	uint32_t rx_credit, tx_credit; /* bytes that may be sent now: by the guest, to the guest */
 	uint64_t age_us;               /* since it has a host end here; 0: it has none */
 };
@@ -318,12 +343,43 @@ uint64_t dev_unix_turn(struct dev_vm *vm);
 /* ---- state.c ---- */
 
 void dev_state_versions(unsigned *ret_oldest, unsigned *ret_newest);
-int dev_state_save(
-	struct dev_vm *vm, int *ret_fd, size_t *ret_size, size_t *ret_conns, struct hf_err *reterr);
+
+struct dev_ports {
+	uint32_t host, guest;
+};
+/* A list to be kept; ports that no connection has are not an error. NULL: all, as policies say. */
+struct dev_keep {
+	const struct dev_ports *ports;
+	size_t n;
+};
+int dev_state_save(struct dev_vm *vm, const struct dev_keep *keep, int *ret_fd, size_t *ret_size,
+	size_t *ret_conns, struct hf_err *reterr);
 /* Freezes without a record; leave: what the front end asks for after this is empty. */
-int dev_state_freeze(struct dev_vm *vm, bool leave, struct hf_err *reterr);
+int dev_state_freeze(
+	struct dev_vm *vm, const struct dev_keep *keep, bool leave, struct hf_err *reterr);
 int dev_state_load(struct dev_vm *vm, int fd, struct hf_err *reterr);
-int dev_state_claim(struct dev_vm *vm, uint32_t host_port, uint32_t guest_port, int *ret_fd,
+
+/* No byte moves to or from host applications any more, until the rings run. */
+int dev_state_quiesce(struct dev_vm *vm, struct hf_err *reterr);
+
+/* One connection as a record, and from there. */
+int dev_state_checkpoint(
+	struct dev_vm *vm, struct dev_ports ports, int *ret_fd, struct hf_err *reterr);
+int dev_state_restore(
+	struct dev_vm *vm, int fd, struct dev_ports *ret_ports, struct hf_err *reterr);
+
+/* The application's own state: replaces what was there; forgotten when the rings run. */
+int dev_state_attach(struct dev_vm *vm, struct dev_ports ports, const void *data, size_t n,
+	struct hf_err *reterr);
+void dev_state_detach(struct dev_vm *vm, struct dev_conn *c);
+
+/* *ret_app is to be freed by the caller; NULL: nothing was left. */
+struct dev_claim {
+	int fd;
+	uint8_t *app;
+	size_t app_len;
+};
+int dev_state_claim(struct dev_vm *vm, struct dev_ports ports, struct dev_claim *ret_claim,
 	struct hf_err *reterr);
 size_t dev_state_discard(struct dev_vm *vm); /* returns how many were forgotten */
 

@@ -49,6 +49,31 @@ static void test_vm_as_for_vhost_device_vsock(void **state)
 	assert_string_equal(o.control, "");
 }
 
+static void test_policies_and_outer_cid(void **state)
+{
+	(void)state;
+	assert_int_equal(PARSE("--vm",
+				 "guest-cid=4,socket=/s,uds-path=/v,outer-cid=9,"
+				 "port=1024:reattach,port=2000-2999:reset,default=reset",
+				 "--vm", "guest-cid=4,socket=/s2,uds-path=/v2"),
+		0);
+	assert_int_equal(o.vm[0].guest_cid, 4);
+	assert_int_equal(o.vm[0].outer_cid, 9);
+	assert_string_equal(o.vm[0].name, "vm9");
+	assert_int_equal(dev_policy_of(&o.vm[0].policies, 1024), DEV_REATTACH);
+	assert_int_equal(dev_policy_of(&o.vm[0].policies, 2999), DEV_RESET);
+	assert_int_equal(dev_policy_of(&o.vm[0].policies, 1), DEV_RESET);
+	assert_int_equal(dev_options_cid(&o.vm[0]), 9);
+	assert_int_equal(dev_options_cid(&o.vm[1]), 4);
+	assert_int_equal(dev_policy_of(&o.vm[1].policies, 1), DEV_REATTACH);
+	REFUSED("PORTS:POLICY", "--vm", "socket=/s,uds-path=/v,port=1024");
+	REFUSED("reattach or reset", "--vm", "socket=/s,uds-path=/v,port=1024:keep");
+	REFUSED("reattach or reset", "--vm", "socket=/s,uds-path=/v,default=1");
+	REFUSED("outer-cid=2", "--vm", "socket=/s,uds-path=/v,outer-cid=2");
+	REFUSED("must each be given once", "--vm", "guest-cid=4,socket=/a,uds-path=/b", "--vm",
+		"guest-cid=5,outer-cid=4,socket=/c,uds-path=/d");
+}
+
 static void test_single_vm(void **state)
 {
 	(void)state;
@@ -180,6 +205,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_vm_as_for_vhost_device_vsock),
+		cmocka_unit_test(test_policies_and_outer_cid),
 		cmocka_unit_test(test_single_vm),
 		cmocka_unit_test(test_actions),
 		cmocka_unit_test(test_refusals_name_the_reason),
