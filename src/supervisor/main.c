@@ -20,10 +20,11 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
-#define END_FLUSH_MS 1000
-#define END_POLL_MS  10
-#define LOCK_TRIES   200
-#define LOCK_TRY_US  10000
+#define END_FLUSH_MS     1000
+#define END_POLL_MS      10
+#define INCOMING_WAIT_MS 30000 /* for a source to begin; as long as it tries */
+#define LOCK_TRIES       200
+#define LOCK_TRY_US      10000
 
 const char *sup_state_name(enum sup_state state)
 {
@@ -291,6 +292,14 @@ static void on_boot_timeout(uv_timer_t *h)
 	sup_fail(sup, &err);
 }
 
+/* Whoever started us for a migration has died or was cut off before it said so. */
+static void on_nobody_came(uv_timer_t *h)
+{
+	struct sup *sup = h->data;
+	if (sup->state == SUP_INCOMING && !sup->incoming)
+		sup_end(sup, 1, "no migration came");
+}
+
 static void close_all(struct sup *sup)
 {
 	char path[HF_NODE_PATH_MAX];
@@ -342,6 +351,8 @@ int sup_run(const struct sup_config *config)
 			&sup.boot_timer, on_boot_timeout, config->boot_timeout_s * 1000ull, 0);
 	if (start(&sup, &err) < 0)
 		sup_fail(&sup, &err);
+	if (sup.state == SUP_INCOMING)
+		(void)uv_timer_start(&sup.boot_timer, on_nobody_came, INCOMING_WAIT_MS, 0);
 	(void)uv_run(&sup.loop, UV_RUN_DEFAULT);
 	close_all(&sup);
 	return sup.exit_status;
