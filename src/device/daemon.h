@@ -5,6 +5,7 @@
 
 #include "control.h"
 #include "loop.h"
+#include "metrics.h"
 #include "options.h"
 
 #define DEV_RETRY_US 100000 /* a listener that ran out of descriptors is tried again */
@@ -17,6 +18,7 @@ struct dev_daemon {
 	uint64_t turn;
 	uint64_t freed_turn[DEV_VMS_MAX]; /* when the slot was last freed */
 	struct dev_control control;
+	struct dev_metrics metrics;
 	bool poked; /* one VM has given another something to do */
 };
 

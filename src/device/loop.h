@@ -21,6 +21,8 @@
 enum dev_what {
 	DEV_ON_CONTROL_LISTEN,
 	DEV_ON_CONTROL, /* slot: client */
+	DEV_ON_METRICS_LISTEN,
+	DEV_ON_METRICS, /* slot: client */
 	DEV_ON_FRONT_LISTEN,
 	DEV_ON_FRONT,
 	DEV_ON_HOST_LISTEN,

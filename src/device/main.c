@@ -20,6 +20,10 @@ static void on_event(void *owner, struct dev_tag tag, uint32_t events)
 		dev_control_on_listen(&d->control);
 	else if (tag.what == DEV_ON_CONTROL)
 		dev_control_on_client(&d->control, tag);
+	else if (tag.what == DEV_ON_METRICS_LISTEN)
+		dev_metrics_on_listen(&d->metrics);
+	else if (tag.what == DEV_ON_METRICS)
+		dev_metrics_on_client(&d->metrics, tag);
 	else if (d->vm[tag.vm])
 		dev_vm_on_event(d->vm[tag.vm], tag, events);
 }
@@ -27,7 +31,7 @@ static void on_event(void *owner, struct dev_tag tag, uint32_t events)
 static uint64_t on_turn(void *owner)
 {
 	struct dev_daemon *d = owner;
-	uint64_t next_us = UINT64_MAX;
+	uint64_t next_us = dev_metrics_turn(&d->metrics);
 	size_t n = 0, ended = 0;
 	for (size_t i = 0; i < d->n_vms; i++) {
 		if (!d->vm[i])
@@ -80,6 +84,15 @@ static int start(struct dev_daemon *d, struct hf_err *reterr)
 	if (r < 0)
 		return hf_err_set(
 			reterr, r, "control %s: cannot listen: %s", d->opt.control, strerror(-r));
+	r = dev_metrics_open(&d->metrics, d, d->opt.metrics);
+	if (r == -EINVAL)
+		return hf_err_set(reterr, r,
+			"metrics %s: want a path, or PORT, 127.0.0.1:PORT, [::1]:PORT: metrics do "
+			"not leave the machine",
+			d->opt.metrics);
+	if (r < 0)
+		return hf_err_set(
+			reterr, r, "metrics %s: cannot listen: %s", d->opt.metrics, strerror(-r));
 	return 0;
 }
 
@@ -87,6 +100,8 @@ static int enter_sandbox(const struct dev_options *o, struct hf_err *reterr)
 {
 	HF_CLEANUP(dev_sandbox_done) struct dev_sandbox s = { 0 };
 	int r = dev_sandbox_add_socket(&s, o->control);
+	if (r == 0 && strchr(o->metrics, '/'))
+		r = dev_sandbox_add_socket(&s, o->metrics);
 	for (size_t i = 0; i < o->n_vms && r == 0; i++) {
 		r = dev_sandbox_add_socket(&s, o->vm[i].socket);
 		if (r == 0)
@@ -131,6 +146,7 @@ static int run(struct dev_daemon *d)
 		dev_loop_run(&d->loop);
 
 	dev_control_close(&d->control);
+	dev_metrics_close(&d->metrics);
 	for (size_t i = 0; i < d->n_vms; i++)
 		if (d->vm[i])
 			dev_vm_free(d->vm[i]);

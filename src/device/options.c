@@ -38,6 +38,8 @@ const char dev_options_help[] =
 	"  --fd N                 the vhost-user socket is descriptor N, listening or connected,\n"
 	"                         instead of --socket\n"
 	"  --control PATH         control socket (JSON lines)\n"
+	"  --metrics WHERE        counters as Prometheus text, at a path or a TCP port of the\n"
+	"                         loopback: PORT, 127.0.0.1:PORT, [::1]:PORT\n"
 	"  --claim-timeout TIME   how long a loaded connection waits for its application once the\n"
 	"                         guest runs; '5s' or '250ms', 5s by default\n"
 	"  --user USER[:GROUP]    run as this user; only root can\n"
@@ -246,6 +248,7 @@ enum {
 	OPT_SOCKET_PATH,
 	OPT_CONTROL,
 	OPT_CLAIM_TIMEOUT,
+	OPT_METRICS,
 	OPT_USER,
 	OPT_SANDBOX_DIR,
 	OPT_NO_SANDBOX,
@@ -270,6 +273,7 @@ static const struct option long_options[] = {
 	{ "fd", required_argument, NULL, OPT_FD },
 	{ "control", required_argument, NULL, OPT_CONTROL },
 	{ "claim-timeout", required_argument, NULL, OPT_CLAIM_TIMEOUT },
+	{ "metrics", required_argument, NULL, OPT_METRICS },
 	{ "user", required_argument, NULL, OPT_USER },
 	{ "sandbox-dir", required_argument, NULL, OPT_SANDBOX_DIR },
 	{ "no-sandbox", no_argument, NULL, OPT_NO_SANDBOX },
@@ -392,6 +396,9 @@ int dev_options_parse(struct dev_options *o, int argc, char **argv, struct hf_er
 			break;
 		case OPT_CLAIM_TIMEOUT:
 			r = take_duration(optarg, &o->claim_timeout_ms, reterr);
+			break;
+		case OPT_METRICS:
+			r = take_text("metrics", optarg, DEV_PATH_MAX, o->metrics, reterr);
 			break;
 		case OPT_USER:
 			o->user = optarg;

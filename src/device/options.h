@@ -51,6 +51,7 @@ struct dev_options {
 	struct dev_vm_options vm[DEV_VMS_MAX];
 	size_t n_vms;
 	char control[DEV_PATH_MAX + 1]; /* "" when there is none */
+	char metrics[DEV_PATH_MAX + 1]; /* a path or [ADDRESS:]PORT; "" when there is none */
 	unsigned claim_timeout_ms;
 	bool no_sandbox;
 	const char *user; /* of the command line; NULL: as started */

@@ -211,6 +211,8 @@ void dev_vm_on_event(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
 	case DEV_ON_TRANSFER:
 		dev_transfer_on_event(vm, tag);
 		break;
+	case DEV_ON_METRICS_LISTEN:
+	case DEV_ON_METRICS:
 	case DEV_ON_CONTROL_LISTEN:
 	case DEV_ON_CONTROL:
 	case DEV_ON_UV:
