@@ -249,8 +249,7 @@ class Conn:
         data, flags = self.messages.pop(0)
         self.fwd_cnt += len(data)
         self.unread -= len(data)
-        if self.fwd_cnt - self.told > self.buf_alloc // 2:
-            self.op(CREDIT_UPDATE)
+        self.op(CREDIT_UPDATE)  # as Linux does after each: the next message may need all of the buffer
         return data, flags
 
     def got(self, pkt, payload):
