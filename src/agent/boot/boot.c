@@ -48,6 +48,20 @@ static void mount_all(void)
 	(void)symlink("fd/2", "/dev/stderr");
 }
 
+/* The initramfs is a root that pivot_root(2) cannot leave, as the OCI runtime does for a container.
+ * A bind mount of it can be left, so that becomes the root. Without it containers are made with
+ * --no-pivot. */
+static void move_root(void)
+{
+	static const char at[] = "/.root";
+	if (mkdir(at, 0700) < 0 && errno != EEXIST)
+		hf_warn("boot: %s: %s", at, strerror(errno));
+	else if (mount("/", at, NULL, MS_BIND | MS_REC, NULL) < 0 || chdir(at) < 0 ||
+		 mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0)
+		hf_warn("boot: the root cannot be moved: %s", strerror(errno));
+	(void)chdir("/"); /* PID 1 was there */
+}
+
 /* The kernel gives PID 1 no standard streams when it finds no console. */
 static void open_console(void)
 {
@@ -109,6 +123,7 @@ void agt_boot(const struct agt_flags *flags)
 	(void)chdir("/"); /* PID 1 is there already */
 	if (!getenv("PATH"))
 		(void)setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1);
+	move_root();
 	mount_all();
 	open_console();
 	load_modules(flags->modules);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
+#include <unistd.h>
 
 #define ROOT      "/sys/fs/cgroup"
 #define PATH_CAP  4096
@@ -197,6 +198,17 @@ json_t *agt_cgroup_metrics(const char *folder)
 	json_t *mem = memory(folder, oom);
 	return json_pack("{s:o,s:o,s:o,s:o}", "pids", pids, "cpu", cpu(folder), "memory", mem,
 		"memory_oom_control", oom);
+}
+
+void agt_cgroup_remove_pod(const char *id)
+{
+	static const char *const hierarchies[] = { "", "/memory", "/cpu", "/cpuacct", "/cpuset",
+		"/pids", "/blkio", "/devices", "/freezer", "/unified", "/systemd" };
+	char path[PATH_CAP];
+	for (size_t i = 0; i < HF_ARRAY_SIZE(hierarchies); i++) {
+		(void)snprintf(path, sizeof(path), ROOT "%s/pods/%s", hierarchies[i], id);
+		(void)rmdir(path); /* most are not there; one that is in use stays */
+	}
 }
 
 static void write_text(const char *path, const char *text)

@@ -25,6 +25,9 @@ json_t *agt_cgroup_metrics(const char *folder);
 /* As PID 1: controllers for all below, and /pods limited to all memory but the reserve. */
 void agt_cgroup_set_up(uint64_t reserve_bytes);
 
+/* Removes the group of a pod, which its sandbox's deletion leaves empty. */
+void agt_cgroup_remove_pod(const char *id);
+
 /* Limits /pods to what memory there is now, less the reserve. May take as long as reclaiming does.
  */
 int agt_cgroup_limit_pods(const uint64_t *reserve_bytes, struct hf_err *reterr);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "container.h"
 #include "agent/agent.h"
+#include "agent/net/netns.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "bridge/protocol.h"
@@ -51,6 +52,7 @@ void agt_container_free(struct agt_container *c)
 	free(c->root);
 	free(c->scratch);
 	free(c->cgroup);
+	agt_netns_let_go(c->a, c);
 	hf_list_remove(&c->link);
 	c->a->n_containers--;
 	free(c);

@@ -44,6 +44,7 @@ struct agt_container {
 	char *scratch;     /* removed with the container; may be NULL */
 	json_t *process;   /* of the spec: what executed processes inherit */
 	char *cgroup;      /* path below the cgroup root, NULL when unknown */
+	bool sandbox;      /* others may be in its pod */
 	bool own_pids;     /* has a pid namespace of its own: dies with init */
 	bool tty;
 	bool notified;

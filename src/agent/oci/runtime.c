@@ -73,6 +73,21 @@ static int make_dir(const char *path, struct hf_err *reterr)
 	return 0;
 }
 
+/* pivot_root(2) needs a root that is mounted on something: the bare initramfs is its own parent. */
+static bool root_has_parent(void)
+{
+	char line[1024], at[1024];
+	int id, parent;
+	bool found = false;
+	FILE *f = fopen("/proc/self/mountinfo", "re");
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = sscanf(line, "%d %d %*s %*s %1023s", &id, &parent, at) == 3 &&
+			!strcmp(at, "/") && id != parent;
+	if (f)
+		(void)fclose(f); /* was only read */
+	return found;
+}
+
 int agt_runtime_init(struct agt_runtime *rt, struct agt *a, struct hf_err *reterr)
 {
 	const char *dir = a->flags->state_dir ? a->flags->state_dir : "/run/holdfast-agent";
@@ -88,6 +103,7 @@ int agt_runtime_init(struct agt_runtime *rt, struct agt *a, struct hf_err *reter
 	(void)snprintf(rt->dir, sizeof(rt->dir), "%s", dir);
 	(void)snprintf(rt->root, sizeof(rt->root), "%s/runtime", dir);
 	const char *slash = strrchr(program, '/');
+	rt->pivots = root_has_parent();
 	rt->is_crun = !strcmp(slash ? slash + 1 : program, "crun");
 	int r = make_dir(rt->dir, reterr);
 	return r < 0 ? r : make_dir(rt->root, reterr);

@@ -23,6 +23,7 @@ struct agt_runtime {
 	struct agt *a;
 	char program[128];
 	bool is_crun;
+	bool pivots;   /* pivot_root works: the root is not the bare initramfs */
 	char dir[64];  /* for the files of runs */
 	char root[80]; /* the runtime's own state */
 	uint64_t runs;

@@ -6,12 +6,21 @@
 #include "base/err.h"
 #include <jansson.h>
 
+enum agt_kind { AGT_KIND_ALONE, AGT_KIND_SANDBOX, AGT_KIND_WORKLOAD };
+
 struct agt_spec_facts {
+	enum agt_kind kind;
 	bool tty;
 	bool own_pids;     /* a new pid namespace: the others die with init */
 	char sandbox[256]; /* id of the pod; the container's own when it is a sandbox or alone */
-	bool is_workload;  /* joins an existing sandbox */
+	char hostname[256];
+	char netns[128];   /* of the host, in lower case; "": none */
+	bool needs_netns;  /* it must be known */
+	bool host_network; /* uses the machine's own */
 };
+
+/* "" when it has none. */
+const char *agt_spec_annotation(const json_t *spec, const char *key);
 
 /* Changes the specification in place (drops "windows", sets the cgroup path) and says what matters
  * for the agent. -EBADMSG and a text when a part is missing or has the wrong type. */

@@ -2,7 +2,8 @@
 /* create.c - Create, Start and DeleteContainerState. */
 #include "agent/agent.h"
 #include "agent/host/cgroup.h"
-#include "agent/oci/spec.h"
+#include "agent/net/netns.h"
+#include "agent/oci/pod.h"
 #include "agent/proc/worker.h"
 #include "agent/stdio/local.h"
 #include "agent/storage/tree.h"
@@ -17,11 +18,26 @@
 
 #define BUNDLE_PATH_MAX 3000 /* bytes; leaves room for the names below it */
 
+/* CREATING: files (in a worker) -> the runtime's create -> its network (in a worker) -> answer. */
 struct create {
 	struct agt_request *rq;
 	struct agt_container *c;
 	struct agt_local local;
+	struct agt_spec_facts facts;
+	json_t *spec;
+	char *resolv_conf; /* NULL: the image's stays */
+	char *sandbox;     /* bundle of a workload's sandbox */
+	int32_t hresult;   /* why it is given up */
+	char reason[900];
 };
+
+static void free_create(struct create *cr)
+{
+	json_decref(cr->spec);
+	free(cr->resolv_conf);
+	free(cr->sandbox);
+	free(cr);
+}
 
 struct message {
 	json_t *config; /* ContainerConfig: the others point into it */
@@ -57,26 +73,76 @@ static void read_message(struct agt_request *rq, struct message *m)
 	agt_fields_join(&rq->f, &f);
 }
 
-static void give_up(struct create *cr, int32_t hresult, const char *text)
+static int undo_files(void *arg, struct hf_err *reterr)
 {
+	const struct create *cr = arg;
+	const char *bundle = cr->c->bundle;
+	int r = agt_pod_undo(bundle, reterr);
+	return r < 0 || agt_tree_has_mounts(bundle) ? r : agt_tree_remove(bundle, reterr);
+}
+
+static void on_undone(void *arg, const struct hf_err *err)
+{
+	struct create *cr = arg;
 	struct agt_request *rq = cr->rq;
-	struct hf_err err;
+	int32_t hresult = cr->hresult;
 	char reason[1024];
-	(void)snprintf(reason, sizeof(reason), "container %s: %s", cr->c->id, text);
-	if (cr->c->bundle && agt_tree_has_mounts(cr->c->bundle) == 0 &&
-		agt_tree_remove(cr->c->bundle, &err) < 0)
-		hf_warn("container %s: %s", cr->c->id, err.text);
+	(void)snprintf(reason, sizeof(reason), "container %s: %s", cr->c->id, cr->reason);
+	if (err->code != 0 && err->code != -ENOENT)
+		hf_warn("container %s: %s", cr->c->id, err->text);
 	agt_local_close(&cr->local);
 	agt_container_free(cr->c);
-	free(cr);
+	free_create(cr);
 	agt_refuse(rq, hresult, "%s", reason);
+}
+
+/* The id is free again when its files are gone: then it is refused. */
+static void give_up(struct create *cr, int32_t hresult, const char *text)
+{
+	struct hf_err err = { 0 };
+	const struct agt_work work = {
+		.what = "Create", .fn = undo_files, .done = on_undone, .arg = cr
+	};
+	cr->hresult = hresult;
+	(void)snprintf(cr->reason, sizeof(cr->reason), "%s", text);
+	if (!cr->c->bundle || agt_work_start(cr->c->a, &work, &err) < 0)
+		on_undone(cr, &err);
+}
+
+static void on_network(void *arg, const struct hf_err *err)
+{
+	struct create *cr = arg;
+	struct agt_request *rq = cr->rq;
+	struct agt_container *c = cr->c;
+	c->busy--;
+	if (err->code != 0)
+		agt_refuse(rq, BRG_E_FAIL, "container %s: created, but without its network: %s",
+			c->id, err->text);
+	else
+		agt_answer(rq, json_pack("{s:i}", "SelectedProtocolVersion", 0));
+	free_create(cr);
+}
+
+/* Gives the host's network name space to the container, which exists. */
+static void give_network(struct create *cr)
+{
+	struct agt_container *c = cr->c;
+	struct hf_err err = { 0 };
+	struct agt_netns *ns = cr->facts.kind == AGT_KIND_WORKLOAD || !cr->facts.netns[0]
+				       ? NULL
+				       : agt_netns_find(c->a, cr->facts.netns);
+	pid_t pid = cr->facts.host_network ? getpid() : c->init->pid;
+	c->busy++;
+	if (ns)
+		ns->user = c;
+	if (!ns || agt_netns_bring_up(c->a, ns, 0, pid, on_network, cr, &err) < 0)
+		on_network(cr, &err);
 }
 
 static void on_created(void *arg, const struct agt_run_result *result)
 {
 	struct create *cr = arg;
 	struct agt_container *c = cr->c;
-	struct agt_request *rq = cr->rq;
 	int console = result->console;
 	if (result->hresult == BRG_OK) {
 		c->init = agt_process_new(c->a, c, true, NULL, -1);
@@ -93,63 +159,93 @@ static void on_created(void *arg, const struct agt_run_result *result)
 	memcpy(c->local, cr->local.ours, sizeof(c->local));
 	c->state = AGT_CONTAINER_CREATED;
 	c->cgroup = agt_cgroup_of(result->pid);
-	free(cr);
 	hf_info("container %s: created, pid %d", c->id, (int)result->pid);
 	agt_process_adopt(c->init, result->pid);
-	agt_answer(rq, json_pack("{s:i}", "SelectedProtocolVersion", 0));
+	give_network(cr);
 }
 
-/* Makes the bundle and starts the runtime. */
-static int begin(struct create *cr, const struct message *m, struct hf_err *reterr)
+static int make_files(void *arg, struct hf_err *reterr)
 {
+	const struct create *cr = arg;
+	const struct agt_pod pod = { .facts = &cr->facts,
+		.spec = cr->spec,
+		.bundle = cr->c->bundle,
+		.root = cr->c->root,
+		.sandbox = cr->sandbox,
+		.resolv_conf = cr->resolv_conf };
+	return agt_pod_prepare(&pod, reterr);
+}
+
+static void on_files(void *arg, const struct hf_err *made)
+{
+	struct create *cr = arg;
 	struct agt_container *c = cr->c;
-	char path[BUNDLE_PATH_MAX + 16];
+	struct hf_err err = { 0 };
 	const bool all[3] = { true, true, true };
-	struct agt_run run = { .args = { "create", "--no-pivot", "--bundle", c->bundle },
+	struct agt_run run = { .args = { "create", "--bundle", c->bundle,
+				       c->a->runtime.pivots ? NULL : "--no-pivot" },
 		.id = c->id,
 		.want_pid = true,
 		.want_console = c->tty };
-	int r = agt_tree_make(c->bundle, 0700, reterr);
-	if (r < 0)
-		return r;
-	(void)snprintf(path, sizeof(path), "%s/config.json", c->bundle);
-	if (json_dump_file(m->spec, path, JSON_COMPACT) < 0)
-		return hf_err_set(reterr, -EIO, "%.150s: cannot write", path);
-	if (!c->tty && agt_local_pipes(&cr->local, all) < 0)
-		return hf_err_set(reterr, -EMFILE, "no pipes for its streams");
+	if (made->code != 0) {
+		give_up(cr, made->code == -EBADMSG ? BRG_E_INVALID_JSON : BRG_E_FAIL, made->text);
+		return;
+	}
+	if (!c->tty && agt_local_pipes(&cr->local, all) < 0) {
+		give_up(cr, BRG_E_FAIL, "no pipes for its streams");
+		return;
+	}
 	memcpy(run.fd, cr->local.theirs, sizeof(run.fd));
-	r = agt_runtime_run(c->a, &run, on_created, cr, reterr);
+	int r = agt_runtime_run(c->a, &run, on_created, cr, &err);
 	agt_local_close_theirs(&cr->local); /* the runtime has them */
-	return r;
+	if (r < 0)
+		give_up(cr, BRG_E_FAIL, err.text);
 }
 
-static void create(struct agt_request *rq, const struct message *m)
+/* What the container's kind needs of others: its sandbox, its network name space. False: refused.
+ */
+static bool find_others(struct create *cr, struct agt_request *rq)
 {
-	struct agt_local none = AGT_LOCAL_NONE;
-	struct agt_spec_facts facts;
-	struct hf_err err = { 0 };
 	struct agt *a = rq->a;
-	if (agt_spec_prepare(m->spec, rq->container, &facts, &err) < 0) {
-		agt_refuse(rq, BRG_E_INVALID_JSON, "Create: %s", err.text);
-		return;
+	const struct agt_spec_facts *facts = &cr->facts;
+	struct agt_netns *ns = agt_netns_find(a, facts->netns);
+	if (facts->kind == AGT_KIND_WORKLOAD) {
+		struct agt_container *sandbox = agt_container_find(a, facts->sandbox);
+		if (!sandbox || !sandbox->bundle) {
+			agt_refuse(rq, BRG_E_SYSTEM_NOT_FOUND,
+				"container %s: its sandbox %s does not exist", rq->container,
+				facts->sandbox);
+			return false;
+		}
+		cr->sandbox = strdup(sandbox->bundle);
+	} else if (facts->needs_netns && (!ns || ns->user)) {
+		agt_refuse(rq, ns ? BRG_E_FAIL : BRG_E_NOT_FOUND,
+			"container %s: OciSpecification.windows.network.networkNamespace: %s: %s",
+			rq->container, facts->netns,
+			ns ? "is another container's" : "unknown: add its adapters first");
+		return false;
+	} else if (facts->needs_netns) {
+		cr->resolv_conf = agt_netns_resolv_conf(ns);
+		if (!cr->resolv_conf) {
+			agt_refuse(rq, BRG_E_FAIL,
+				"container %s: DNSSuffix: more than %d search domains",
+				rq->container, AGT_SEARCH_MAX);
+			return false;
+		}
 	}
-	if (facts.is_workload && !agt_container_find(a, facts.sandbox)) {
-		agt_refuse(rq, BRG_E_SYSTEM_NOT_FOUND,
-			"container %s: its sandbox %s does not exist", rq->container,
-			facts.sandbox);
-		return;
-	}
-	struct create *cr = calloc(1, sizeof(*cr));
-	struct agt_container *c = cr ? agt_container_new(a, rq->container) : NULL;
-	if (!c) {
-		free(cr);
-		agt_refuse(rq, BRG_E_FAIL, "container %s: more than %d containers", rq->container,
-			AGT_CONTAINERS_MAX);
-		return;
-	}
-	*cr = (struct create){ .rq = rq, .c = c, .local = none };
-	c->tty = facts.tty;
-	c->own_pids = facts.own_pids;
+	return true;
+}
+
+/* The container, as far as the message tells; NULL: no memory. */
+static struct agt_container *new_container(struct create *cr, const struct message *m)
+{
+	struct agt_request *rq = cr->rq;
+	struct agt_container *c = agt_container_new(rq->a, rq->container);
+	if (!c)
+		return NULL;
+	c->tty = cr->facts.tty;
+	c->own_pids = cr->facts.own_pids;
+	c->sandbox = cr->facts.kind == AGT_KIND_SANDBOX;
 	c->bundle = strdup(m->bundle);
 	c->scratch = m->scratch[0] ? strdup(m->scratch) : NULL;
 	c->process = json_incref(json_object_get(m->spec, "process"));
@@ -159,9 +255,41 @@ static void create(struct agt_request *rq, const struct message *m)
 	if (asprintf(&c->root, "%s%s%s", root[0] == '/' ? "" : m->bundle, root[0] == '/' ? "" : "/",
 		    root) < 0)
 		c->root = NULL;
-	if (!c->bundle || !c->root || (m->scratch[0] && !c->scratch))
+	return c;
+}
+
+static void create(struct agt_request *rq, const struct message *m)
+{
+	struct agt_local none = AGT_LOCAL_NONE;
+	struct hf_err err = { 0 };
+	struct create *cr = calloc(1, sizeof(*cr));
+	if (!cr) {
+		agt_refuse(rq, BRG_E_FAIL, "container %s: no memory", rq->container);
+		return;
+	}
+	*cr = (struct create){ .rq = rq, .local = none, .spec = json_incref(m->spec) };
+	if (agt_spec_prepare(m->spec, rq->container, &cr->facts, &err) < 0) {
+		free_create(cr);
+		agt_refuse(rq, BRG_E_INVALID_JSON, "Create: %s", err.text);
+		return;
+	}
+	if (!find_others(cr, rq)) {
+		free_create(cr);
+		return;
+	}
+	cr->c = new_container(cr, m);
+	if (!cr->c) {
+		free_create(cr);
+		agt_refuse(rq, BRG_E_FAIL, "container %s: more than %d containers", rq->container,
+			AGT_CONTAINERS_MAX);
+		return;
+	}
+	const struct agt_work work = {
+		.what = "Create", .fn = make_files, .done = on_files, .arg = cr
+	};
+	if (!cr->c->bundle || !cr->c->root || (m->scratch[0] && !cr->c->scratch))
 		give_up(cr, BRG_E_FAIL, "no memory");
-	else if (agt_spec_resolve_user(c->process, c->root, &err) < 0 || begin(cr, m, &err) < 0)
+	else if (agt_work_start(rq->a, &work, &err) < 0)
 		give_up(cr, BRG_E_FAIL, err.text);
 }
 
@@ -202,7 +330,11 @@ static int remove_folders(void *arg, struct hf_err *reterr)
 {
 	const struct deletion *d = arg;
 	struct hf_err err = { 0 };
-	int r = d->c->scratch ? agt_tree_remove(d->c->scratch, reterr) : 0;
+	int r = d->c->sandbox ? agt_pod_undo(d->c->bundle, reterr) : 0;
+	if (d->c->sandbox)
+		agt_cgroup_remove_pod(d->c->id);
+	if (r == 0 && d->c->scratch)
+		r = agt_tree_remove(d->c->scratch, reterr);
 	int r2 = agt_tree_remove(d->c->bundle, r < 0 ? &err : reterr);
 	return r < 0 ? r : r2;
 }
@@ -253,7 +385,7 @@ void agt_rpc_delete(struct agt_request *rq)
 			c->id);
 		return;
 	}
-	if (agt_tree_has_mounts(c->bundle) > 0) {
+	if (!c->sandbox && agt_tree_has_mounts(c->bundle) > 0) {
 		agt_refuse(rq, BRG_E_INVALID_STATE,
 			"container %s: something is mounted below %s: remove its CombinedLayers "
 			"first",

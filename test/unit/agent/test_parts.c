@@ -106,7 +106,7 @@ static void test_spec(void **state)
 	assert_int_equal(agt_spec_prepare(spec, "c1", &facts, &err), 0);
 	assert_true(facts.tty);
 	assert_true(facts.own_pids);
-	assert_false(facts.is_workload);
+	assert_int_equal(facts.kind, AGT_KIND_ALONE);
 	assert_null(json_object_get(spec, "windows"));
 	assert_string_equal(
 		json_string_value(json_object_get(json_object_get(spec, "linux"), "cgroupsPath")),
@@ -119,7 +119,7 @@ static void test_spec(void **state)
 		"\"io.kubernetes.cri.sandbox-id\":\"pod\"},"
 		"\"linux\":{\"namespaces\":[{\"type\":\"pid\",\"path\":\"/proc/1/ns/pid\"}]}}");
 	assert_int_equal(agt_spec_prepare(spec, "c2", &facts, &err), 0);
-	assert_true(facts.is_workload);
+	assert_int_equal(facts.kind, AGT_KIND_WORKLOAD);
 	assert_false(facts.own_pids);
 	assert_string_equal(facts.sandbox, "pod");
 	assert_string_equal(
