@@ -351,6 +351,7 @@ int dev_vm_new(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t i
 	vm->policies = opt->policies;
 	vm->index = index;
 	vm->front_listen = vm->front = vm->backend = vm->transfer.fd = -1;
+	vm->transfer.result = -ENOENT;
 	for (int i = 0; i < DEV_DOORS; i++)
 		vm->host_listen[i] = -1;
 	hf_list_init(&vm->dials);
