@@ -406,7 +406,10 @@ void dev_conn_handle(struct dev_vm *vm, const struct vsk_ev *ev)
 	struct dev_conn *c = dev_conn_of(ev->conn);
 	switch (ev->kind) {
 	case VSK_EV_DIAL:
-		if (c->core.peer_cid == VSK_CID_HOST)
+		if (!dev_limits_admit(vm, false, c->core.host_port, vm->vsk.n_conns)) {
+			vsk_dialled(&vm->vsk, &c->core, false);
+			dev_conn_finish(vm, c);
+		} else if (c->core.peer_cid == VSK_CID_HOST)
 			dev_unix_dial(vm, c);
 		else
 			dev_sibling_dial(vm, c);

@@ -4,6 +4,7 @@
 bool dev_counter_at(const struct dev_vm *vm, size_t i, struct dev_counter *ret_c)
 {
 	const struct vsk_stats *s = &vm->vsk.stats;
+	const struct dev_limits *l = &vm->limits;
 	const struct dev_counter all[] = {
 		{ "connected", "a front end is connected", true, vm->front >= 0 },
 		{ "running", "the rings run", true, vm->running },
@@ -22,6 +23,13 @@ bool dev_counter_at(const struct dev_vm *vm, size_t i, struct dev_counter *ret_c
 			s->stalls },
 		{ "refused_no_slot", "connections refused because there were too many", false,
 			s->no_slot },
+		{ "refused_port", "connections to ports that are not allowed", false,
+			l->refused_port },
+		{ "refused_many", "connections over max-connections", false, l->refused_many },
+		{ "refused_rate", "connections over rate-connections", false, l->refused_rate },
+		{ "refused_user", "host clients of users that are not allowed", false,
+			l->refused_uid },
+		{ "rate_waits", "times that the VM waited for rate-bytes", false, l->waits },
 	};
 	if (i >= HF_ARRAY_SIZE(all))
 		return false;

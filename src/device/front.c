@@ -431,7 +431,9 @@ int dev_front_open(struct dev_vm *vm, struct hf_err *reterr)
 {
 	if (vm->opt->fd >= 0)
 		return open_inherited(vm, reterr);
-	int r = unix_listen(vm->opt->socket, 0600, FRONT_BACKLOG, &vm->front_listen);
+	int r = unix_listen(vm->opt->socket, vm->opt->guard.mode, FRONT_BACKLOG, &vm->front_listen);
+	if (r == 0)
+		r = dev_limits_own(vm, vm->opt->socket);
 	if (r < 0)
 		return hf_err_set(
 			reterr, r, "socket %s: cannot listen: %s", vm->opt->socket, strerror(-r));

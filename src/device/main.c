@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 enum { EXIT_USAGE = 2 };
 
@@ -119,6 +120,7 @@ static int run(struct dev_daemon *d)
 	uv_signal_t term, intr;
 	struct hf_err err = { 0 };
 	raise_fd_limit();
+	(void)umask(0); /* a socket's mode is what its option says; cannot fail */
 	(void)signal(SIGPIPE, SIG_IGN); /* fails only for a bad number */
 	/* A ring of io_uring would go around the filter of system calls. Fails only without memory.
 	 */

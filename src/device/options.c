@@ -32,6 +32,12 @@ const char dev_options_help[] =
 	"                                                these host ports: reattach (an "
 	"application\n"
 	"                                                claims them; by default) or reset\n"
+	"                           mode=OCTAL, owner=UID[:GID]  of its sockets; 0600, its own\n"
+	"                           allow-uid=UID[+UID...]  users whose programs may connect\n"
+	"                           guest-ports=FROM-TO+...  what they may reach, as 22+80; all\n"
+	"                           host-ports=FROM-TO+...   what the guest may, as 1024-2000; all\n"
+	"                           max-connections=N    at once\n"
+	"                           rate-bytes=N, rate-connections=N  per second\n"
 	"  --guest-cid, --socket, --uds-path, --tx-buffer-size, --queue-size, --groups\n"
 	"                         the same for a single virtual machine, instead of --vm\n"
 	"  --socket-path PATH     another name for --socket\n"
@@ -143,7 +149,9 @@ bool dev_options_share_group(const struct dev_vm_options *a, const struct dev_vm
 }
 
 static const char *const vm_keys = "guest-cid, socket, uds-path, name, tx-buffer-size, queue-size, "
-				   "groups, outer-cid, port, default";
+				   "groups, outer-cid, port, default, mode, owner, allow-uid, "
+				   "guest-ports, host-ports, max-connections, "
+				   "rate-bytes, rate-connections";
 
 /* "1024:reattach" or "2000-2999:reset" */
 static int take_policy(const char *value, struct dev_policies *p, struct hf_err *reterr)
@@ -183,6 +191,9 @@ int dev_options_vm_set(
 		return take_queue_size(value, &vm->queue_size, reterr);
 	if (strcmp(key, "groups") == 0)
 		return take_groups(value, vm->groups, reterr);
+	int r = dev_guard_set(&vm->guard, key, value, reterr);
+	if (r != -ENOKEY)
+		return r;
 	return hf_err_set(reterr, -EINVAL, "unknown key '%s'; known: %s", key, vm_keys);
 }
 
@@ -191,7 +202,8 @@ struct dev_vm_options dev_options_vm_default(void)
 	return (struct dev_vm_options){ .fd = -1,
 		.guest_cid = 3,
 		.tx_buffer_size = DEV_TX_BUFFER_DEFAULT,
-		.queue_size = DEV_QUEUE_SIZE_MAX };
+		.queue_size = DEV_QUEUE_SIZE_MAX,
+		.guard = dev_guard_default() };
 }
 
 int dev_options_vm_check(struct dev_vm_options *vm, struct hf_err *reterr)

@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "guard.h"
 #include "policy.h"
 
 #define DEV_VMS_MAX              64
@@ -37,6 +38,7 @@ struct dev_vm_options {
 	uint32_t tx_buffer_size; /* bytes a guest may send ahead of the host application */
 	uint32_t queue_size;     /* largest ring accepted */
 	struct dev_policies policies;
+	struct dev_guard guard;
 	char groups[DEV_GROUPS_MAX + 1]; /* "A+B"; "": alone */
 };
 

@@ -121,7 +121,7 @@ bool dev_ring_tx(struct dev_vm *vm)
 {
 	static struct tx tx; /* too big for the stack; empty between calls */
 	struct dev_queue *q = &vm->q[DEV_TX];
-	size_t budget = TX_BUDGET;
+	size_t budget = dev_limits_budget(vm, TX_BUDGET);
 	vq_disarm(&q->vq);
 	while (budget > 0 && !vm->tx_blocked) {
 		int n = vq_pop(
@@ -277,7 +277,7 @@ bool dev_ring_rx(struct dev_vm *vm)
 	struct dev_queue *q = &vm->q[DEV_RX];
 	struct rx rx = { .vq = &q->vq };
 	struct vsk_out out;
-	size_t budget = RX_BUDGET;
+	size_t budget = dev_limits_budget(vm, RX_BUDGET);
 	vq_disarm(&q->vq);
 	while (budget > 0 && vsk_wants_guest(&vm->vsk)) {
 		if (!rx_usable(&rx)) {

@@ -54,12 +54,17 @@ int dev_unix_open(struct dev_vm *vm, struct hf_err *reterr)
 {
 	char path[DEV_PATH_MAX + 1];
 	seqpacket_path(vm, path);
+	unsigned mode = vm->opt->guard.mode;
 	int r = unix_listen(
-		vm->opt->uds_path, 0600, HOST_BACKLOG, &vm->host_listen[DEV_DOOR_STREAM]);
+		vm->opt->uds_path, mode, HOST_BACKLOG, &vm->host_listen[DEV_DOOR_STREAM]);
+	if (r == 0)
+		r = dev_limits_own(vm, vm->opt->uds_path);
 	if (r < 0)
 		return hf_err_set(reterr, r, "uds-path %s: cannot listen: %s", vm->opt->uds_path,
 			strerror(-r));
-	r = unix_listen_seqpacket(path, 0600, HOST_BACKLOG, &vm->host_listen[DEV_DOOR_SEQPACKET]);
+	r = unix_listen_seqpacket(path, mode, HOST_BACKLOG, &vm->host_listen[DEV_DOOR_SEQPACKET]);
+	if (r == 0)
+		r = dev_limits_own(vm, path);
 	if (r < 0)
 		return hf_err_set(reterr, r, "%s: cannot listen: %s", path, strerror(-r));
 	watch_listeners(vm, true);
@@ -134,6 +139,10 @@ static enum vsk_type door_type(uint8_t door)
 static void hello_connect(struct dev_vm *vm, struct dev_hello *h)
 {
 	struct vsk_conn *core;
+	if (!dev_limits_admit(vm, true, h->port, vm->vsk.n_conns + 1)) {
+		hello_close(vm, h);
+		return;
+	}
 	(void)dev_vm_reserve_slots(vm, 1); /* without one the engine refuses, just below */
 	int r = vsk_connect(&vm->vsk, vm->loop->now_us, door_type(h->door), h->port, &core);
 	if (r < 0) {
@@ -187,6 +196,10 @@ void dev_unix_on_listen(struct dev_vm *vm, unsigned door)
 				strerror(errno));
 			watch_listeners(vm, false);
 		}
+		return;
+	}
+	if (!dev_limits_admit_client(vm, fd)) {
+		fd_closep(&fd);
 		return;
 	}
 	h->fd = fd;

@@ -258,7 +258,9 @@ uint64_t dev_vm_turn(struct dev_vm *vm)
 	if (now_us >= vm->retry_us && vm->front_paused)
 		dev_front_retry(vm);
 	uint64_t next_us = dev_unix_turn(vm);
-	bool more = vm->running && run_rings(vm);
+	uint64_t wait_us = vm->running ? dev_limits_wait(vm) : 0;
+	bool more = vm->running && wait_us == 0 && run_rings(vm);
+	dev_limits_moved(vm);
 	check_maps(vm); /* after all that touches guest memory in this turn */
 	if (more && vm->running)
 		return 0;
@@ -271,7 +273,8 @@ uint64_t dev_vm_turn(struct dev_vm *vm)
 	for (int i = 0; i < DEV_QUEUES; i++)
 		if (vm->q[i].polled)
 			next_us = HF_MIN(next_us, now_us + POLLED_RING_US);
-	return HF_MIN(next_us, vsk_deadline(&vm->vsk));
+	/* While it waits for its rate, deadlines wait as well. */
+	return HF_MIN(next_us, wait_us > 0 ? wait_us : vsk_deadline(&vm->vsk));
 }
 
 /* ---- another CID ---- */
@@ -362,6 +365,7 @@ int dev_vm_new(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t i
 	for (int i = 0; i < DEV_HELLOS_MAX; i++)
 		vm->hello[i].fd = -1;
 	init_vhu(vm);
+	dev_limits_init(vm);
 	int r = init_engine(vm);
 	if (r < 0)
 		(void)hf_err_set(reterr, r, "cannot set up: %s", strerror(-r)); /* r is returned */

@@ -83,7 +83,7 @@ struct dev_conn {
 	uint8_t fate;  /* enum dev_fate, in the record that was written last */
 	uint64_t dial_until_us;
 	uint64_t since_us; /* it has a host end; 0: not yet */
-	uint64_t dial_to; /* the listener whose backlog was full; 0: none yet */
+	uint64_t dial_to;  /* the listener whose backlog was full; 0: none yet */
 	struct hf_list dial_node;
 	struct hf_ring to_host;  /* payload that the host socket did not take yet */
 	struct hf_ring to_guest; /* payload of a record or of a message that was read, goes before
@@ -133,6 +133,15 @@ struct dev_transfer {
 	size_t len, cap, sent;
 };
 
+/* What a VM has used of its limits. */
+struct dev_limits {
+	struct dev_bucket bytes, conns;
+	uint64_t counted; /* bytes that were taken from the bucket */
+	bool waiting;
+	uint64_t refused_port, refused_many, refused_rate, refused_uid, waits;
+	uint64_t logged_us;
+};
+
 struct dev_vm {
 	struct dev_daemon *daemon;
 	struct dev_loop *loop;
@@ -171,6 +180,7 @@ struct dev_vm {
 	struct dev_hello hello[DEV_HELLOS_MAX];
 
 	struct dev_transfer transfer;
+	struct dev_limits limits;
 
 	struct dev_policies policies; /* as they are now */
 	size_t app_bytes;             /* of all connections */
@@ -339,6 +349,18 @@ void dev_unix_dial_later(struct dev_vm *vm, struct dev_conn *c, uint64_t until_u
 void dev_unix_retry(struct dev_vm *vm); /* accepts again after there was no room for a client */
 /* Asks the guest for those who wait, dials again, ends what is late. Returns as on_turn. */
 uint64_t dev_unix_turn(struct dev_vm *vm);
+
+/* ---- limits.c ---- */
+
+void dev_limits_init(struct dev_vm *vm);
+/* May there be a connection to this port, n_conns with it? */
+bool dev_limits_admit(struct dev_vm *vm, bool to_guest, uint32_t port, size_t n_conns);
+bool dev_limits_admit_client(struct dev_vm *vm, int fd); /* by its user */
+/* 0: packets may be moved; else when. Then how many, and afterwards: they were. */
+uint64_t dev_limits_wait(struct dev_vm *vm);
+size_t dev_limits_budget(const struct dev_vm *vm, size_t most);
+void dev_limits_moved(struct dev_vm *vm);
+int dev_limits_own(const struct dev_vm *vm, const char *path); /* gives a socket its owner */
 
 /* ---- state.c ---- */
 
