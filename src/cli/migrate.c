@@ -11,7 +11,43 @@ struct options {
 	const char *mode;
 	long cid;
 	bool cancel;
+	json_t *keep; /* NULL: policies decide */
 };
+
+/* A line: host_old_cid host_new_cid host_port guest_port. NULL and a message. */
+static json_t *read_keep(const char *path)
+{
+	FILE *f = fopen(path, "re");
+	json_t *list = json_array();
+	char line[256];
+	if (!f) {
+		fprintf(stderr, "holdfast: %s: cannot be read\n", path);
+		json_decref(list);
+		return NULL;
+	}
+	for (int i = 1; fgets(line, sizeof(line), f); i++) {
+		unsigned v[4];
+		int end = 0;
+		line[strcspn(line, "#\n")] = '\0';
+		if (line[strspn(line, " \t")] == '\0')
+			continue;
+		if (sscanf(line, "%u %u %u %u %n", &v[0], &v[1], &v[2], &v[3], &end) != 4 ||
+			line[end] != '\0') {
+			fprintf(stderr,
+				"holdfast: %s: line %d: want host_old_cid host_new_cid host_port "
+				"guest_port\n",
+				path, i);
+			json_decref(list);
+			list = NULL;
+			break;
+		}
+		json_array_append_new(
+			list, json_pack("[I,I,I,I]", (json_int_t)v[0], (json_int_t)v[1],
+				      (json_int_t)v[2], (json_int_t)v[3]));
+	}
+	(void)fclose(f); /* it was only read */
+	return list;
+}
 
 static int take(void *ctx, int opt, const char *value)
 {
@@ -21,6 +57,11 @@ static int take(void *ctx, int opt, const char *value)
 		o->mode = value;
 	if (opt == 'x')
 		o->cancel = true;
+	if (opt == 'k') {
+		json_decref(o->keep);
+		o->keep = read_keep(value);
+		return o->keep ? 0 : -1;
+	}
 	if (opt == 'c')
 		return cli_number(value, 3, 0xfffffffe, &o->cid);
 	if (opt != 't')
@@ -64,6 +105,15 @@ static void print_report(json_t *r)
 		else if (json_is_integer(v))
 			printf("%-26s %lld\n", key, (long long)json_integer_value(v));
 	}
+	size_t i;
+	json_array_foreach (json_object_get(r, "fates"), i, v) {
+		const char *why = json_string_value(json_object_get(v, "why"));
+		printf("connection %lld<-%-15lld %s%s%s\n",
+			(long long)json_integer_value(json_object_get(v, "host_port")),
+			(long long)json_integer_value(json_object_get(v, "guest_port")),
+			json_string_value(json_object_get(v, "fate")), why ? ": " : "",
+			why ? why : "");
+	}
 }
 
 static int migrate(const struct cli *cli, const char *name, const struct options *o)
@@ -75,6 +125,8 @@ static int migrate(const struct cli *cli, const char *name, const struct options
 		json_pack("{s:s, s:s, s:s}", "cmd", "migrate", "to", o->to, "mode", o->mode);
 	if (o->cid)
 		json_object_set_new(request, "cid", json_integer(o->cid));
+	if (o->keep)
+		json_object_set(request, "keep", o->keep);
 	char *text = json_dumps(request, JSON_COMPACT);
 	json_decref(request);
 	int r = hf_vm_new(cli->node, name, &vm, &err);
@@ -99,7 +151,8 @@ static int run(struct cli *cli, int argc, char **argv)
 {
 	static const struct option options[] = { { "to", required_argument, NULL, 't' },
 		{ "mode", required_argument, NULL, 'm' }, { "cid", required_argument, NULL, 'c' },
-		{ "cancel", no_argument, NULL, 'x' }, { 0 } };
+		{ "cancel", no_argument, NULL, 'x' }, { "keep", required_argument, NULL, 'k' },
+		{ 0 } };
 	struct options o = { .mode = "seamless" };
 	int r = cli_options(&cli_migrate, cli, argc, argv, options, take, &o, 1, 1);
 	if (r != 0)
@@ -112,11 +165,13 @@ static int run(struct cli *cli, int argc, char **argv)
 	}
 	if (!*o.to)
 		return cli_usage(&cli_migrate, "--to NODE is missing");
-	return migrate(cli, name, &o);
+	r = migrate(cli, name, &o);
+	json_decref(o.keep);
+	return r;
 }
 
 const struct cli_verb cli_migrate = { "migrate",
-	"VM --to NODE [--mode seamless|disruptive] [--cid N]",
+	"VM --to NODE [--mode seamless|disruptive] [--cid N] [--keep FILE]",
 	"Moves the VM to another node while it runs. Whatever fails before the switchover leaves "
 	"it\n"
 	"running where it was.\n\n"
@@ -125,5 +180,7 @@ const struct cli_verb cli_migrate = { "migrate",
 	"guest\n"
 	"               reconnects)\n"
 	"  --cid N      another context id at the destination (disruptive only)\n"
+	"  --keep FILE  the connections to be kept, instead of holdfastd's policies; a line each:\n"
+	"               host_old_cid host_new_cid host_port guest_port\n"
 	"  --cancel     give up the migration that is under way\n",
 	run };

@@ -26,7 +26,7 @@ struct incoming {
 	json_t *id;            /* of the request that is under way, NULL: none */
 	struct mig_blob record, state;
 	size_t next_claim, claimed;
-	bool going, resumed, wants_commit, probed;
+	bool committing, going, resumed, wants_commit, probed;
 	bool in_stream; /* the device's record comes in QEMU's stream: claimed when the guest runs
 			 */
 	bool claiming;
@@ -438,15 +438,57 @@ static json_t *time_since_resume(const struct incoming *in, uint64_t at)
 	return at ? json_integer((json_int_t)(at - in->resumed_us)) : json_null();
 }
 
-static void commit(struct incoming *in)
+/* What has become of the connections that arrived. */
+static json_t *fates_of(json_t *conns)
 {
+	json_t *list = json_array(), *c;
+	size_t i;
+	json_array_foreach (conns, i, c) {
+		bool claimed = json_is_true(json_object_get(c, "claimed"));
+		if (json_is_true(json_object_get(c, "arrived")))
+			json_array_append_new(
+				list, json_pack("{s:O?, s:O?, s:s, s:s*}", "host_port",
+					      json_object_get(c, "host_port"), "guest_port",
+					      json_object_get(c, "guest_port"), "fate",
+					      claimed ? "claimed" : "kept", "why",
+					      claimed ? NULL
+						      : "waits for its application until the claim "
+							"timeout"));
+	}
+	return list;
+}
+
+static void on_conns(void *ctx, const struct hf_err *err, json_t *msg, int *fd)
+{
+	struct incoming *in = ((struct sup *)ctx)->incoming;
+	(void)fd;
+	if (!in)
+		return;
 	answer(in,
-		json_pack("{s:I, s:o, s:o, s:b}", "connections", (json_int_t)in->claimed,
+		json_pack("{s:I, s:o, s:o, s:b, s:o, s:b}", "connections", (json_int_t)in->claimed,
 			"resume_to_first_byte_us", time_since_resume(in, in->alive_us),
 			"resume_to_negotiated_us", time_since_resume(in, in->negotiated_us),
-			"guest_alive", in->alive_us != 0),
+			"guest_alive", in->alive_us != 0, "fates",
+			fates_of(err ? NULL : json_object_get(msg, "connections")), "fates_cut",
+			!err && json_object_get(msg, "next")),
 		NULL);
 	incoming_free(in);
+}
+
+static void commit(struct incoming *in)
+{
+	struct sup *sup = in->sup;
+	if (in->committing)
+		return;
+	in->committing = true;
+	(void)uv_timer_stop(&in->timer); /* cannot fail */
+	if (sup->device) {
+		rpc_call(sup->device, "conn-list", json_pack("{s:s}", "vm", "vm"), -1, on_conns,
+			sup);
+	} else {
+		struct hf_err gone = { .code = -ENOTCONN };
+		on_conns(sup, &gone, NULL, NULL);
+	}
 }
 
 static void on_commit_timeout(uv_timer_t *h)

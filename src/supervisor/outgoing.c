@@ -22,6 +22,8 @@
 #define PROGRESS_MS       500
 #define MAX_BANDWIDTH     (4ll << 30) /* bytes per second; the link's own speed bounds it */
 #define DOWNTIME_LIMIT_MS 100
+#define QUIESCE_APPS_MS   1000 /* for host applications that watch, in the phase quiesce */
+#define KEEP_MAX          8192
 
 /* What is being sent in the phases precopy and load, in this order. */
 enum piece { PIECE_OUTPUT, PIECE_RECORD, PIECE_STATE, PIECE_N_ };
@@ -32,7 +34,10 @@ struct outgoing {
 	struct client *client; /* who asked; NULL when it has left */
 	json_t *id;
 	char to[HF_NODE_PATH_MAX];
-	uint32_t cid; /* at the destination */
+	uint32_t cid;       /* at the destination */
+	uint32_t outer_cid; /* the same; 0: as cid */
+	json_t *keep;       /* the list to be kept; NULL: policies decide */
+	json_t *fates;      /* of connections: a list */
 	struct rpc *peer;
 	uv_timer_t timer;
 	bool driving, spawned, asked_cont, wants_numbers;
@@ -176,6 +181,7 @@ static void try_peer(struct outgoing *o)
 		return; /* not up yet: the next tick tries again, until the phase's deadline */
 	json_t *spec = spec_json(&sup->spec);
 	json_object_set_new(spec, "cid", json_integer(o->cid));
+	json_object_set_new(spec, "outer_cid", json_integer(o->outer_cid));
 	json_object_set_new(spec, "accel", json_string(sup->kvm ? "kvm" : "tcg"));
 	rpc_call(o->peer, "incoming-prepare",
 		json_pack("{s:o, s:s}", "vm", spec, "mode", mig_mode_name(o->mig.mode)), -1,
@@ -432,9 +438,15 @@ static void on_frozen(void *ctx, const struct hf_err *err, json_t *answer, int *
 {
 	struct outgoing *o = current(ctx);
 	struct hf_err why;
-	(void)answer, (void)fd;
+	size_t i;
+	json_t *c;
+	(void)fd;
 	if (!o || o->mig.course != MIG_FORWARD || o->mig.phase != MIG_QUIESCE)
 		return;
+	json_array_foreach (json_object_get(answer, "reset"), i, c) {
+		json_object_set_new(c, "fate", json_string("reset"));
+		json_array_append(o->fates, c);
+	}
 	if (err)
 		fail(o, MIG_QUIESCE, err);
 	else if (session_sleep(o->sup, &why) < 0)
@@ -443,14 +455,41 @@ static void on_frozen(void *ctx, const struct hf_err *err, json_t *answer, int *
 		done(o, MIG_QUIESCE);
 }
 
+static void freeze(struct outgoing *o)
+{
+	rpc_call(o->sup->device, "state-freeze",
+		json_pack("{s:s, s:b, s:O*}", "vm", "vm", "leave", o->mig.mode == MIG_DISRUPTIVE,
+			"keep", o->keep),
+		-1, on_frozen, o->sup);
+}
+
+/* Applications that watch are still, or had their time. */
+static void on_quiesced(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
+{
+	struct outgoing *o = current(ctx);
+	(void)fd;
+	if (!o || o->mig.course != MIG_FORWARD || o->mig.phase != MIG_QUIESCE)
+		return;
+	if (err || !o->sup->device) {
+		struct hf_err gone = { .code = -ENOTCONN, .text = "holdfastd is gone" };
+		fail(o, MIG_QUIESCE, err ? err : &gone);
+		return;
+	}
+	json_object_set(o->numbers, "applications", json_object_get(answer, "applications"));
+	json_object_set(o->numbers, "applications_late", json_object_get(answer, "late"));
+	freeze(o);
+}
+
 static void quiesce(struct outgoing *o)
 {
 	if (!o->sup->device)
 		failf(o, MIG_QUIESCE, -ENOTCONN, "holdfastd is gone");
+	else if (o->mig.mode == MIG_DISRUPTIVE)
+		freeze(o);
 	else
-		rpc_call(o->sup->device, "state-freeze",
-			json_pack("{s:s, s:b}", "vm", "vm", "leave", o->mig.mode == MIG_DISRUPTIVE),
-			-1, on_frozen, o->sup);
+		rpc_call(o->sup->device, "quiesce",
+			json_pack("{s:s, s:i}", "vm", "vm", "deadline_ms", QUIESCE_APPS_MS), -1,
+			on_quiesced, o->sup);
 }
 
 static int map_record(struct outgoing *o, int fd)
@@ -507,7 +546,8 @@ static void save(struct outgoing *o)
 	else if (!o->sup->device)
 		failf(o, MIG_SAVE, -ENOTCONN, "holdfastd is gone");
 	else
-		rpc_call(o->sup->device, "state-save", json_pack("{s:s}", "vm", "vm"), -1, on_saved,
+		rpc_call(o->sup->device, "state-save",
+			json_pack("{s:s, s:O*}", "vm", "vm", "keep", o->keep), -1, on_saved,
 			o->sup);
 }
 
@@ -548,8 +588,10 @@ static void on_committed(void *ctx, const struct hf_err *err, json_t *answer, in
 {
 	struct outgoing *o = ctx;
 	(void)fd;
-	if (answer)
+	if (answer) {
+		json_array_extend(o->fates, json_object_get(answer, "fates"));
 		json_object_update(o->numbers, answer);
+	}
 	peer_done(o, MIG_COMMIT, err);
 }
 
@@ -699,6 +741,8 @@ static void report(struct outgoing *o)
 	json_object_del(o->numbers, "uri");
 	json_object_set_new(o->numbers, "mode", json_string(mig_mode_name(m->mode)));
 	if (m->mode == MIG_SEAMLESS)
+		json_object_set(o->numbers, "fates", o->fates);
+	if (m->mode == MIG_SEAMLESS)
 		json_object_set_new(
 			o->numbers, "state", json_string(o->in_stream ? "stream" : "beside"));
 	json_object_set_new(o->numbers, "from", json_string(o->sup->config->node));
@@ -746,6 +790,8 @@ static void outgoing_free(struct outgoing *o)
 	json_decref(o->id);
 	json_decref(o->numbers);
 	json_decref(o->sent);
+	json_decref(o->keep);
+	json_decref(o->fates);
 	uv_close((uv_handle_t *)&o->timer, on_freed);
 }
 
@@ -823,6 +869,33 @@ static void on_tick(uv_timer_t *h)
 	drive(o);
 }
 
+/* A list to be kept, [[host_old_cid, host_new_cid, host_port, guest_port], ...]: all name this
+ * guest as the source's host knows it, and agree on what it is to be at the destination's. */
+static int check_keep(const struct sup *sup, json_t *keep, uint32_t *ret_cid, struct hf_err *reterr)
+{
+	json_int_t here = sup->spec.outer_cid ? sup->spec.outer_cid : sup->spec.cid, there = here;
+	size_t i;
+	json_t *e;
+	if (!json_is_array(keep) || json_array_size(keep) > KEEP_MAX)
+		return hf_err_set(reterr, -EINVAL, "want a list of at most %d", KEEP_MAX);
+	json_array_foreach (keep, i, e) {
+		json_int_t old_cid, new_cid, host_port, guest_port;
+		if (json_unpack(e, "[I,I,I,I!]", &old_cid, &new_cid, &host_port, &guest_port) < 0)
+			return hf_err_set(reterr, -EINVAL,
+				"entry %zu: want host_old_cid, host_new_cid, host_port, guest_port",
+				i + 1);
+		if (old_cid != here || new_cid < 3 || new_cid >= UINT32_MAX ||
+			(i > 0 && new_cid != there))
+			return hf_err_set(reterr, -EINVAL,
+				"entry %zu: host_old_cid is %lld here, and host_new_cid the same "
+				"in all entries",
+				i + 1, (long long)here);
+		there = new_cid;
+	}
+	*ret_cid = (uint32_t)there;
+	return 0;
+}
+
 void outgoing_begin(struct client *c, json_t *id, json_t *args)
 {
 	struct sup *sup = c->sup;
@@ -830,6 +903,8 @@ void outgoing_begin(struct client *c, json_t *id, json_t *args)
 	struct hf_err err;
 	enum mig_mode m;
 	json_int_t cid = sup->spec.cid;
+	uint32_t outer_cid = sup->spec.outer_cid;
+	json_t *keep = json_object_get(args, "keep");
 	if (json_unpack(args, "{s:s, s?:s, s?:I}", "to", &to, "mode", &mode, "cid", &cid) < 0 ||
 		mig_mode_parse(mode, &m) < 0 || cid < 3 || cid >= UINT32_MAX) {
 		client_err(c, id, EINVAL,
@@ -838,6 +913,14 @@ void outgoing_begin(struct client *c, json_t *id, json_t *args)
 	}
 	if (m == MIG_SEAMLESS && cid != sup->spec.cid) {
 		client_err(c, id, EINVAL, "migrate: a seamless migration keeps the guest's cid");
+		return;
+	}
+	if (keep && m == MIG_DISRUPTIVE) {
+		client_err(c, id, EINVAL, "migrate: a disruptive migration keeps no connection");
+		return;
+	}
+	if (keep && check_keep(sup, keep, &outer_cid, &err) < 0) {
+		client_err(c, id, err.code, "migrate: keep: %s", err.text);
 		return;
 	}
 	if (!strcmp(to, sup->config->node)) { /* a request that is sent again finds its work done */
@@ -862,6 +945,9 @@ void outgoing_begin(struct client *c, json_t *id, json_t *args)
 	o->client = c;
 	o->id = json_incref(id);
 	o->cid = (uint32_t)cid;
+	o->outer_cid = outer_cid == o->cid ? 0 : outer_cid;
+	o->keep = json_incref(keep);
+	o->fates = json_array();
 	o->sent = json_object();
 	o->numbers = json_object();
 	o->timer.data = o;

@@ -104,6 +104,8 @@ static int take(struct spec *s, const char *key, json_t *v, struct hf_err *reter
 		return take_number(key, v, 1, 64, &s->cpus, reterr);
 	if (!strcmp(key, "cid"))
 		return take_number(key, v, 3, UINT32_MAX - 1, &s->cid, reterr);
+	if (!strcmp(key, "outer_cid"))
+		return take_number(key, v, 0, UINT32_MAX - 1, &s->outer_cid, reterr);
 	if (!strcmp(key, "accel"))
 		return take_accel(v, &s->accel, reterr);
 	if (!strcmp(key, "qemu"))
@@ -137,10 +139,11 @@ int spec_parse(struct spec *s, json_t *config, struct hf_err *reterr)
 
 json_t *spec_json(const struct spec *s)
 {
-	return json_pack("{s:i, s:i, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "memory",
-		s->memory_mib, "cpus", s->cpus, "cid", (json_int_t)s->cid, "accel",
-		accels[s->accel], "qemu", s->qemu, "device", s->device, "module", s->module,
-		"kernel", s->kernel, "initrd", s->initrd, "append", s->append, "state", s->state);
+	return json_pack("{s:i, s:i, s:I, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "memory",
+		s->memory_mib, "cpus", s->cpus, "cid", (json_int_t)s->cid, "outer_cid",
+		(json_int_t)s->outer_cid, "accel", accels[s->accel], "qemu", s->qemu, "device",
+		s->device, "module", s->module, "kernel", s->kernel, "initrd", s->initrd, "append",
+		s->append, "state", s->state);
 }
 
 int spec_check_parts(const struct spec *s, struct hf_err *reterr)
@@ -224,8 +227,11 @@ void spec_qemu_args(const struct spec *s, const struct spec_launch *l, struct sp
 
 void spec_device_args(const struct spec *s, const struct spec_launch *l, struct spec_args *a)
 {
+	char outer[32] = "";
+	if (s->outer_cid)
+		(void)snprintf(outer, sizeof(outer), ",outer-cid=%u", s->outer_cid); /* fits */
 	spec_arg(a, "%s", s->device);
-	ARG2(a, "--vm", "name=vm,guest-cid=%u,socket=%s/device.sock,uds-path=%s/vsock", s->cid,
-		l->dir, l->dir);
+	ARG2(a, "--vm", "name=vm,guest-cid=%u%s,socket=%s/device.sock,uds-path=%s/vsock", s->cid,
+		outer, l->dir, l->dir);
 	ARG2(a, "--control", "%s/device-control.sock", l->dir);
 }
