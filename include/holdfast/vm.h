@@ -62,16 +62,24 @@ HF_API int hf_vm_list(const char *node, hf_vm_list_fn *fn, void *ctx, struct hf_
 
 /*
  * stream: "stdin" (to be written), "stdout", "stderr" (to be read, from `offset` on). Standard
- * input belongs to whoever began the process: it is written from the first byte on. follow: output
- * to be read until the process ends it, else what there is at the moment.
+ * input belongs to whoever began the process: it is written from the first byte on.
+ *
+ * Of output the VM keeps the newest (--log-max of `holdfast vm run`); hf_vm_stream_gone() counts
+ * what was dropped before it could be read.
  */
+enum hf_vm_read {
+	HF_VM_READ_NOW,    /* what there is at the moment */
+	HF_VM_READ_FOLLOW, /* until the process ends it */
+	HF_VM_READ_HOLD,   /* the same; and the process waits when this reader is far behind */
+};
 HF_API int hf_vm_stream_open(const char *node, const char *name, const char *process,
-	const char *stream, uint64_t offset, bool follow, struct hf_vm_stream **ret_s,
+	const char *stream, uint64_t offset, enum hf_vm_read how, struct hf_vm_stream **ret_s,
 	struct hf_err *reterr);
 HF_API void hf_vm_stream_free(struct hf_vm_stream *s);
 HF_API int hf_vm_stream_poll(const struct hf_vm_stream *s, struct pollfd *ret_poll);
 /* 0, or -errno when the stream cannot go on. */
 HF_API int hf_vm_stream_step(struct hf_vm_stream *s, struct hf_err *reterr);
+HF_API uint64_t hf_vm_stream_gone(const struct hf_vm_stream *s);
 /* Bytes, 0 at the end, -EAGAIN: none now. */
 HF_API ssize_t hf_vm_stream_read(struct hf_vm_stream *s, void *buf, size_t n);
 /* Bytes taken; -EAGAIN: the window is full; -EPIPE: nobody reads any more, or it was ended. */

@@ -27,8 +27,9 @@ struct cli_verb {
 	int (*run)(struct cli *cli, int argc, char **argv);
 };
 
-extern const struct cli_verb cli_vm_run, cli_vm_stop, cli_vm_list, cli_run, cli_exec, cli_ps,
-	cli_logs, cli_wait, cli_kill, cli_migrate, cli_device, cli_demo, cli_version;
+extern const struct cli_verb cli_vm_run, cli_vm_stop, cli_vm_list, cli_vm_rm, cli_run, cli_exec,
+	cli_ps, cli_logs, cli_wait, cli_kill, cli_rm, cli_migrate, cli_device, cli_demo,
+	cli_version;
 
 /*
  * Options of a verb: --node, --json and --help are everybody's, `more` (NULL: none; ends with a

@@ -21,6 +21,7 @@ struct session {
 	const struct cli *cli;
 	const struct cli_io *io;
 	struct hf_vm_stream *stream[N_STREAMS];
+	uint64_t gone[N_STREAMS]; /* as told */
 	struct hf_vm *wait, *resize;
 	bool waiting, resizing, stdin_open;
 	char pending[65536]; /* read from stdin, not taken yet */
@@ -88,13 +89,30 @@ static void print_piece(
 	free(hex);
 }
 
+static void tell_gone(struct session *s, int i, const char *name)
+{
+	uint64_t n = hf_vm_stream_gone(s->stream[i]) - s->gone[i];
+	if (n == 0)
+		return;
+	s->gone[i] += n;
+	if (s->cli->json)
+		cli_print_json(json_pack("{s:s, s:s, s:I}", "event", "gone", "stream", name,
+			"bytes", (json_int_t)n));
+	else
+		fprintf(stderr,
+			"holdfast: %s: %llu bytes are gone: only the newest are kept "
+			"(vm run --log-max)\n",
+			name, (unsigned long long)n);
+}
+
 static void pump_output(struct session *s, int i)
 {
+	const char *name = i == OUT ? "stdout" : "stderr";
 	char buf[32768];
 	ssize_t n;
+	tell_gone(s, i, name);
 	while (s->stream[i] && (n = hf_vm_stream_read(s->stream[i], buf, sizeof(buf))) > 0)
-		print_piece(s, i == OUT ? "stdout" : "stderr", buf, (size_t)n,
-			i == OUT ? stdout : stderr);
+		print_piece(s, name, buf, (size_t)n, i == OUT ? stdout : stderr);
 }
 
 static void pump_input(struct session *s, bool readable)
@@ -190,12 +208,15 @@ static int open_all(struct session *s, struct hf_err *err)
 	static const char *const names[] = { "stdin", "stdout", "stderr" };
 	const struct cli_io *io = s->io;
 	const bool wanted[] = { io->in, true, io->err };
+	enum hf_vm_read how = io->wait     ? HF_VM_READ_HOLD
+			      : io->follow ? HF_VM_READ_FOLLOW
+					   : HF_VM_READ_NOW;
 	char request[256];
 	int r = 0;
 	for (int i = 0; i < N_STREAMS && r == 0; i++)
 		if (wanted[i])
-			r = hf_vm_stream_open(s->cli->node, io->vm, io->process, names[i], 0,
-				io->follow, &s->stream[i], err);
+			r = hf_vm_stream_open(s->cli->node, io->vm, io->process, names[i], 0, how,
+				&s->stream[i], err);
 	if (r == 0)
 		r = hf_vm_new(s->cli->node, io->vm, &s->wait, err);
 	if (r == 0)

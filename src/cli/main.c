@@ -4,9 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct cli_verb *const verbs[] = { &cli_vm_run, &cli_vm_stop, &cli_vm_list, &cli_run,
-	&cli_exec, &cli_ps, &cli_logs, &cli_wait, &cli_kill, &cli_migrate, &cli_device, &cli_demo,
-	&cli_version };
+static const struct cli_verb *const verbs[] = { &cli_vm_run, &cli_vm_stop, &cli_vm_list, &cli_vm_rm,
+	&cli_run, &cli_exec, &cli_ps, &cli_logs, &cli_wait, &cli_kill, &cli_rm, &cli_migrate,
+	&cli_device, &cli_demo, &cli_version };
 
 static void help(FILE *f)
 {

@@ -13,8 +13,12 @@ static void print(json_t *p)
 	if (v)
 		(void)snprintf(code, sizeof(code), "%lld", (long long)json_integer_value(v));
 	const char *error = json_string_value(json_object_get(p, "error"));
+	const char *waits = json_string_value(json_object_get(p, "waits"));
 	printf("%-24s %-9s %7s %5s %s\n", json_string_value(json_object_get(p, "process")),
-		json_string_value(json_object_get(p, "state")), pid, code, error ? error : "");
+		json_string_value(json_object_get(p, "state")), pid, code,
+		error   ? error
+		: waits ? waits
+			: "");
 }
 
 static int run(struct cli *cli, int argc, char **argv)

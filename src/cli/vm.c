@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* vm.c - `holdfast vm run`, `vm stop`, `vm list`. */
+/* vm.c - `holdfast vm run`, `vm stop`, `vm list`, `vm rm`. */
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/node.h"
@@ -7,8 +7,10 @@
 #include "supervisor/supervisor.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -31,14 +33,15 @@ static const struct option run_options[] = { { "foreground", no_argument, NULL, 
 	{ "memory", required_argument, NULL, OPT_NUMBER },
 	{ "cpus", required_argument, NULL, OPT_NUMBER + 1 },
 	{ "cid", required_argument, NULL, OPT_NUMBER + 2 },
-	{ "accel", required_argument, NULL, OPT_NUMBER + 3 },
-	{ "qemu", required_argument, NULL, OPT_NUMBER + 4 },
-	{ "device", required_argument, NULL, OPT_NUMBER + 5 },
-	{ "module", required_argument, NULL, OPT_NUMBER + 6 },
-	{ "kernel", required_argument, NULL, OPT_NUMBER + 7 },
-	{ "initrd", required_argument, NULL, OPT_NUMBER + 8 },
-	{ "append", required_argument, NULL, OPT_NUMBER + 9 },
-	{ "state", required_argument, NULL, OPT_NUMBER + 10 }, { 0 } };
+	{ "log-max", required_argument, NULL, OPT_NUMBER + 3 },
+	{ "accel", required_argument, NULL, OPT_NUMBER + 4 },
+	{ "qemu", required_argument, NULL, OPT_NUMBER + 5 },
+	{ "device", required_argument, NULL, OPT_NUMBER + 6 },
+	{ "module", required_argument, NULL, OPT_NUMBER + 7 },
+	{ "kernel", required_argument, NULL, OPT_NUMBER + 8 },
+	{ "initrd", required_argument, NULL, OPT_NUMBER + 9 },
+	{ "append", required_argument, NULL, OPT_NUMBER + 10 },
+	{ "state", required_argument, NULL, OPT_NUMBER + 11 }, { 0 } };
 
 static int take_setting(struct options *o, int opt, const char *value)
 {
@@ -47,7 +50,7 @@ static int take_setting(struct options *o, int opt, const char *value)
 	for (size_t i = 0; run_options[i].name; i++)
 		if (run_options[i].val == opt)
 			key = run_options[i].name;
-	if (opt > OPT_NUMBER + 2)
+	if (opt > OPT_NUMBER + 3)
 		return json_object_set_new(o->vm, key, json_string(value));
 	if (cli_number(value, 1, UINT32_MAX, &n) < 0)
 		return -EINVAL;
@@ -186,6 +189,7 @@ const struct cli_verb cli_vm_run = { "vm run", "NAME [OPTION...]",
 	"supervisor has\n"
 	"died is taken over as it is.\n\n"
 	"  --memory MIB, --cpus N, --cid N   the machine; 512, 1 and 4 by default\n"
+	"  --log-max MIB  how much of each output of a process is kept: the newest; 64 by default\n"
 	"  --accel WHAT auto (KVM if it works here, else TCG; default), kvm or tcg\n"
 	"  --state auto|stream|beside        how connections travel in a migration: in QEMU's "
 	"stream, or beside\n"
@@ -243,3 +247,74 @@ static int list_vms(struct cli *cli, int argc, char **argv)
 const struct cli_verb cli_vm_list = { "vm list", "",
 	"Lists the VMs of a node: alive, dead (take it over with vm run), stopped, or moved.\n\n",
 	list_vms };
+
+struct wanted {
+	const char *name;
+	char state[16];
+};
+
+static int look(void *ctx, const struct hf_vm_entry *e)
+{
+	struct wanted *w = ctx;
+	if (!strcmp(w->name, e->name))
+		(void)snprintf(w->state, sizeof(w->state), "%s", e->state);
+	return 0;
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st, (void)type, (void)ftw;
+	return remove(path);
+}
+
+/* Its folder, while its lock is held: so nobody starts it meanwhile. */
+static int remove_folder(const char *node, const char *name, struct hf_err *reterr)
+{
+	char path[HF_NODE_PATH_MAX];
+	HF_CLEANUP(fd_closep)
+	int lock = open(hf_node_path(node, name, "lock", path), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (lock < 0)
+		return hf_err_set(reterr, -errno, "%s: %s", path, strerror(errno));
+	if (flock(lock, LOCK_EX | LOCK_NB) < 0)
+		return hf_err_set(reterr, -EBUSY,
+			"vm \"%s\": has a supervisor; see 'holdfast vm list'", name);
+	if (nftw(hf_node_path(node, name, "", path), remove_one, 8, FTW_DEPTH | FTW_PHYS) != 0)
+		return hf_err_set(
+			reterr, -errno, "%s: cannot be removed: %s", path, strerror(errno));
+	return 0;
+}
+
+static int rm_vm(struct cli *cli, int argc, char **argv)
+{
+	char home[HF_NODE_PATH_MAX];
+	struct hf_err err;
+	int r = cli_options(&cli_vm_rm, cli, argc, argv, NULL, NULL, NULL, 1, 1);
+	if (r != 0)
+		return cli_options_exit(r);
+	struct wanted w = { .name = argv[optind] };
+	r = cli->node ? 0 : hf_node_default(home, &err);
+	const char *node = cli->node ? cli->node : home;
+	if (r == 0)
+		r = hf_node_check(node, w.name, &err);
+	if (r == 0)
+		r = hf_vm_list(node, look, &w, &err);
+	if (r == 0 && !*w.state)
+		r = hf_err_set(
+			&err, -ENOENT, "vm \"%s\": no such VM; see 'holdfast vm list'", w.name);
+	else if (r == 0 && strcmp(w.state, "stopped") != 0 && strcmp(w.state, "moved") != 0)
+		r = hf_err_set(&err, -EBUSY, "vm \"%s\": is %s: %s it first", w.name, w.state,
+			strcmp(w.state, "dead") ? "stop" : "take it over with vm run, and stop");
+	if (r == 0)
+		r = remove_folder(node, w.name, &err);
+	if (r < 0)
+		return cli_fail(cli, &err, CLI_FAILED);
+	if (cli->json)
+		cli_print_json(json_pack("{s:b}", "ok", 1));
+	return CLI_OK;
+}
+
+const struct cli_verb cli_vm_rm = { "vm rm", "NAME",
+	"Removes what a VM that was stopped, or has moved, has left on its node: logs, output, and "
+	"the\n"
+	"sign that tells command lines where it went.\n\n",
+	rm_vm };

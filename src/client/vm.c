@@ -227,7 +227,8 @@ void hf_vm_set_patience(struct hf_vm *vm, int ms)
 /* Done once: what is sent again under the same key is known to the supervisor. */
 static bool wants_key(const char *cmd)
 {
-	return !strcmp(cmd, "run") || !strcmp(cmd, "exec") || !strcmp(cmd, "kill");
+	return !strcmp(cmd, "run") || !strcmp(cmd, "exec") || !strcmp(cmd, "kill") ||
+	       !strcmp(cmd, "rm");
 }
 
 int hf_vm_send(struct hf_vm *vm, const char *request_json, struct hf_err *reterr)

@@ -21,13 +21,14 @@ struct hf_vm_stream {
 	struct vm_link link;
 	struct rs rs;
 	bool speaking; /* `attach` was granted on this connection */
+	uint64_t gone; /* bytes that were dropped before we could read them */
 	char request[512];
 	struct hf_err err; /* final */
 	uint8_t window[WINDOW];
 };
 
 int hf_vm_stream_open(const char *node, const char *name, const char *process, const char *stream,
-	uint64_t offset, bool follow, struct hf_vm_stream **ret_s, struct hf_err *reterr)
+	uint64_t offset, enum hf_vm_read how, struct hf_vm_stream **ret_s, struct hf_err *reterr)
 {
 	bool input = !strcmp(stream, "stdin");
 	struct rs_config config = { .dials = true };
@@ -53,8 +54,9 @@ int hf_vm_stream_open(const char *node, const char *name, const char *process, c
 	}
 	(void)rs_init(&s->rs, &config); /* the sizes are constants of ours */
 	hex_encode(config.token, sizeof(config.token), token);
-	json_t *request = json_pack("{s:i, s:s, s:s, s:s, s:s, s:b}", "id", 1, "cmd", "attach",
-		"process", process, "stream", stream, "token", token, "follow", follow);
+	json_t *request = json_pack("{s:i, s:s, s:s, s:s, s:s, s:b, s:b}", "id", 1, "cmd", "attach",
+		"process", process, "stream", stream, "token", token, "follow",
+		how != HF_VM_READ_NOW, "hold", how == HF_VM_READ_HOLD);
 	char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
 	json_decref(request);
 	if (!text || (size_t)snprintf(s->request, sizeof(s->request), "%s\n", text) >=
@@ -101,6 +103,32 @@ static void lost(struct hf_vm_stream *s)
 	vm_link_lost(&s->link);
 }
 
+/* Of output only the newest is kept. What lies between that and what we have is gone; false: what
+ * was received is to be read first. */
+static bool skip_to(struct hf_vm_stream *s, uint64_t begins)
+{
+	struct iovec iov[2];
+	struct rs_config config = {
+		.dials = true, .rx_buf = s->window, .rx_cap = WINDOW, .rx_start = begins
+	};
+	uint64_t have = rs_rx_taken(&s->rs);
+	for (int i = 0, k = rs_read(&s->rs, iov); i < k; i++)
+		have += iov[i].iov_len;
+	if (s->rs.rx.cap == 0 || begins <= have)
+		return true;
+	if (have > rs_rx_taken(&s->rs))
+		return false;
+	memcpy(config.token, s->rs.token, sizeof(config.token));
+	(void)rs_init(&s->rs, &config); /* as in hf_vm_stream_open() */
+	s->gone += begins - have;
+	return true;
+}
+
+uint64_t hf_vm_stream_gone(const struct hf_vm_stream *s)
+{
+	return s->gone;
+}
+
 /* The answer to `attach`: 1 granted, 0 not yet or not now, -errno refused. */
 static int read_answer(struct hf_vm_stream *s, struct hf_err *reterr)
 {
@@ -113,7 +141,12 @@ static int read_answer(struct hf_vm_stream *s, struct hf_err *reterr)
 	json_t *msg = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
 	bool event = json_object_get(msg, "event") != NULL;
 	r = event ? 0 : vm_answer_error(msg, reterr);
+	json_int_t begins = json_integer_value(json_object_get(msg, "begins"));
 	json_decref(msg);
+	if (r == 0 && !event && !skip_to(s, begins > 0 ? (uint64_t)begins : 0)) {
+		lost(s);
+		return 0;
+	}
 	if (r == -EAGAIN && vm_now_ms() < s->link.give_up_ms) {
 		lost(s);
 		return 0;

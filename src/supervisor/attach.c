@@ -8,6 +8,11 @@
  * acknowledged when the guest's process has taken it, so that nothing is lost with this supervisor:
  * its successor asks the guest for the position, and the command line sends from there again.
  *
+ * Of output only the last --log-max bytes are kept. A reader that is further behind is told, when
+ *it attaches, where the rest begins; one that falls behind while it is attached is cut off, and
+ *attaches again. A process waits for a reader that attached with "hold", when it is half of that
+ *behind.
+ *
  *	taken by the guest <= written to the guest stream <= received here
  *	= rs_rx_taken()       hf_guest_stream_written()
  */
@@ -27,12 +32,15 @@ struct attach {
 	struct chan *chan;
 	struct proc_stream *s;
 	struct rs rs;
+	bool hold;
 	uint64_t until; /* output: as much as was asked for; UINT64_MAX: all there will be */
 	uint8_t window[ATTACH_WINDOW];
 };
 
 static void attach_free(struct attach *a)
 {
+	if (a->s->held)
+		session_output_retry(a->sup);
 	hf_list_remove(&a->link);
 	free(a);
 }
@@ -43,11 +51,32 @@ static void attach_close(struct attach *a)
 	attach_free(a);
 }
 
+uint64_t attach_room(const struct proc_stream *s, uint64_t lag_max)
+{
+	uint64_t room = UINT64_MAX;
+	hf_list_for_each (n, &s->readers) {
+		const struct attach *a = HF_CONTAINER_OF(n, struct attach, link);
+		uint64_t read = a->rs.hello_in ? HF_MIN(s->len, rs_tx_acked(&a->rs)) : s->len;
+		uint64_t left = s->len - read < lag_max ? lag_max - (s->len - read) : 0;
+		if (a->hold)
+			room = HF_MIN(room, left);
+	}
+	return room;
+}
+
+static bool is_behind(const struct attach *a)
+{
+	return a->s->which != PROC_STDIN && a->rs.hello_in &&
+	       rs_tx_end(&a->rs) < session_output_begin(a->sup, a->s);
+}
+
 /* File -> window. */
 static void fill_output(struct attach *a)
 {
 	struct iovec iov[2];
 	uint64_t at, len = HF_MIN(a->s->len, a->until);
+	if (is_behind(a))
+		return;
 	while ((at = rs_tx_end(&a->rs)) < len && rs_write_iov(&a->rs, iov) > 0) {
 		iov[0].iov_len = (size_t)HF_MIN((uint64_t)iov[0].iov_len, len - at);
 		ssize_t n = pread(a->s->fd, iov[0].iov_base, iov[0].iov_len, (off_t)at);
@@ -117,6 +146,10 @@ static void pump(struct attach *a)
 	struct iovec iov[RS_OUTPUT_IOV];
 	int k;
 	bool full = false;
+	if (is_behind(a)) {
+		attach_close(a);
+		return;
+	}
 	if (a->s->which == PROC_STDIN)
 		drain_input(a);
 	else
@@ -145,6 +178,8 @@ static void pump(struct attach *a)
 static void on_bytes(struct chan *c, const void *data, size_t n)
 {
 	struct attach *a = c->ctx;
+	if (a->s->held)
+		session_output_retry(a->sup);
 	if (rs_input(&a->rs, data, n) < 0)
 		attach_close(a);
 	else
@@ -167,6 +202,12 @@ void attach_pump(struct proc_stream *s)
 	hf_list_for_each_safe (n, &s->readers) {
 		pump(HF_CONTAINER_OF(n, struct attach, link));
 	}
+}
+
+void attach_close_stream(struct proc_stream *s)
+{
+	while (!hf_list_empty(&s->readers))
+		attach_close(HF_CONTAINER_OF(s->readers.next, struct attach, link));
 }
 
 static int attach_new(
@@ -198,7 +239,7 @@ static int attach_new(
 }
 
 void attach_begin(
-	struct client *c, json_t *id, struct proc_stream *s, const char *token, bool follow)
+	struct client *c, json_t *id, struct proc_stream *s, const char *token, json_t *args)
 {
 	static const struct chan_ops ops = {
 		.on_bytes = on_bytes, .on_writable = on_writable, .on_closed = on_closed
@@ -223,11 +264,12 @@ void attach_begin(
 		return;
 	}
 	if (s->which == PROC_STDIN)
-		while (!hf_list_empty(&s->readers)) /* one writer at a time: the newer one */
-			attach_close(HF_CONTAINER_OF(s->readers.next, struct attach, link));
-	client_ok(c, id, NULL);
+		attach_close_stream(s); /* one writer at a time: the newer one */
+	uint64_t begin = s->which == PROC_STDIN ? 0 : session_output_begin(c->sup, s);
+	client_ok(c, id, json_pack("{s:I}", "begins", (json_int_t)begin));
 	a->sup = c->sup;
-	a->until = follow ? UINT64_MAX : s->len;
+	a->hold = json_is_true(json_object_get(args, "hold"));
+	a->until = json_is_false(json_object_get(args, "follow")) ? s->len : UINT64_MAX;
 	a->chan = chan;
 	hf_list_append(&s->readers, &a->link);
 	client_release(c);
@@ -240,9 +282,7 @@ void attach_close_all(struct sup *sup)
 	hf_list_for_each (n, &sup->procs.all) {
 		struct proc *p = HF_CONTAINER_OF(n, struct proc, link);
 		for (int i = 0; i < PROC_FD_N_; i++)
-			while (!hf_list_empty(&p->stream[i].readers))
-				attach_close(HF_CONTAINER_OF(
-					p->stream[i].readers.next, struct attach, link));
+			attach_close_stream(&p->stream[i]);
 	}
 }
 

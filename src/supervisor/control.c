@@ -134,7 +134,7 @@ static void answer_kill(struct client *c, json_t *id, const struct proc_kill *k)
 	if (k->code == 0)
 		client_ok(c, id, NULL);
 	else
-		client_err(c, id, k->code, "kill: %s", k->error);
+		client_err(c, id, k->code, "%s", k->error);
 }
 
 void control_kill_done(struct sup *sup, const struct proc_kill *k)
@@ -206,7 +206,13 @@ static void start(struct client *c, json_t *id, json_t *args, bool exec)
 		client_err(c, id, err.code, "%s", err.text);
 		return;
 	}
-	if (proc_add(&sup->procs, container, exec, key, &p, &err) < 0) {
+	int r = proc_add(&sup->procs, container, exec, key, &p, &err);
+	struct proc *old = r == -ENOSPC ? proc_oldest_over(&sup->procs) : NULL;
+	if (old) {
+		session_forget(sup, old);
+		r = proc_add(&sup->procs, container, exec, key, &p, &err);
+	}
+	if (r < 0) {
 		json_decref(process);
 		client_err(c, id, err.code, "%s", err.text);
 		return;
@@ -294,6 +300,49 @@ static void do_kill(struct client *c, json_t *id, json_t *args)
 		wait_for(c, id, WAIT_KILLED, key);
 }
 
+/* Why a container cannot be removed now; NULL: it can. */
+static const char *not_removable(struct sup *sup, const struct proc *init)
+{
+	if (init->step > STEP_WAIT)
+		return "is being removed";
+	hf_list_for_each (n, &sup->procs.all) {
+		const struct proc *p = HF_CONTAINER_OF(n, struct proc, link);
+		if (!strcmp(p->container, init->name) && !proc_is_over(p))
+			return "is running; end it first, or give --force";
+	}
+	return NULL;
+}
+
+static void do_rm(struct client *c, json_t *id, json_t *args)
+{
+	struct sup *sup = c->sup;
+	const char *key = text_of(c, id, args, "key");
+	const char *name = key ? text_of(c, id, args, "container") : NULL;
+	if (!name)
+		return;
+	struct proc *p = strchr(name, '.') ? NULL : proc_find(&sup->procs, name);
+	struct proc_kill *k = proc_kill_find(&sup->procs, key);
+	const char *why = p && !k ? not_removable(sup, p) : NULL;
+	if (*key == '\0' || strlen(key) > PROC_KEY_MAX) {
+		client_err(c, id, EINVAL, "rm: give a key of 1 to %d bytes", PROC_KEY_MAX);
+	} else if (!p && !k) {
+		client_err(c, id, ENOENT,
+			"container \"%.60s\": no such container; see 'holdfast ps'", name);
+	} else if (why) {
+		client_err(c, id, EBUSY, "container \"%s\": %s", name, why);
+	} else {
+		if (!k) {
+			(void)proc_kill_add(&sup->procs, key);
+			session_remove(sup, p, key);
+			k = proc_kill_find(&sup->procs, key);
+		}
+		if (k->done)
+			answer_kill(c, id, k);
+		else
+			wait_for(c, id, WAIT_KILLED, key);
+	}
+}
+
 static void do_resize(struct client *c, json_t *id, json_t *args)
 {
 	struct proc *p = proc_of(c, id, args);
@@ -324,8 +373,7 @@ static void do_attach(struct client *c, json_t *id, json_t *args)
 	else if (!p->stream[which].used)
 		client_err(c, id, ENODEV, "process \"%s\": has no %s", p->name, stream);
 	else
-		attach_begin(c, id, &p->stream[which], token,
-			!json_is_false(json_object_get(args, "follow")));
+		attach_begin(c, id, &p->stream[which], token, args);
 }
 
 static void do_stop(struct client *c, json_t *id, json_t *args)
@@ -357,6 +405,7 @@ static const struct command {
 	{ "ps", do_ps, false },
 	{ "wait", do_wait, false },
 	{ "kill", do_kill, false },
+	{ "rm", do_rm, false },
 	{ "resize", do_resize, false },
 	{ "attach", do_attach, false },
 	{ "migrate", outgoing_begin, false },

@@ -199,7 +199,7 @@ static uint8_t *bytes_of(json_t *args, size_t *ret_n, struct hf_err *reterr)
 /* Output comes before the table of processes: it goes to files by name, checked like the table's.
  */
 static int write_output(struct sup *sup, const char *process, const char *stream, uint64_t offset,
-	const uint8_t *data, size_t n, struct hf_err *reterr)
+	uint64_t begins, const uint8_t *data, size_t n, struct hf_err *reterr)
 {
 	struct proc p = { 0 };
 	struct proc_stream s = { .proc = &p, .fd = -1 };
@@ -211,31 +211,37 @@ static int write_output(struct sup *sup, const char *process, const char *stream
 	HF_CLEANUP(fd_closep) int fd = session_output_fd(sup, &s);
 	if (fd < 0)
 		return hf_err_set(reterr, fd, "output of %s: %s", process, strerror(-fd));
-	if (offset != s.len)
+	if (offset != HF_MAX(s.len, begins))
 		return hf_err_set(reterr, -EINVAL, "output of %s: %llu does not follow %llu",
-			process, (unsigned long long)offset, (unsigned long long)s.len);
+			process, (unsigned long long)offset,
+			(unsigned long long)HF_MAX(s.len, begins));
 	ssize_t w = pwrite(fd, data, n, (off_t)offset);
 	if (w != (ssize_t)n)
 		return hf_err_set(reterr, w < 0 ? -errno : -ENOSPC,
 			"output of %s: cannot be written", process);
+	s.fd = fd;
+	s.len = offset + n;
+	session_output_trim(sup, &s);
 	return 0;
 }
 
 static void do_output(struct incoming *in, json_t *args, struct hf_err *reterr)
 {
 	const char *process, *stream;
-	json_int_t offset, crc;
+	json_int_t offset, crc, begins = 0;
 	size_t n;
 	HF_CLEANUP(hf_freep) uint8_t *data = bytes_of(args, &n, reterr);
 	if (!data)
 		return;
-	if (json_unpack(args, "{s:s, s:s, s:I, s:I}", "process", &process, "stream", &stream,
-		    "offset", &offset, "crc", &crc) < 0)
+	if (json_unpack(args, "{s:s, s:s, s:I, s:I, s?:I}", "process", &process, "stream", &stream,
+		    "offset", &offset, "crc", &crc, "begins", &begins) < 0 ||
+		begins < 0)
 		hf_err_set(reterr, -EINVAL, "output: give process, stream, offset, crc, data");
 	else if (mig_crc32(0, data, n) != (uint32_t)crc)
 		hf_err_set(
 			reterr, -EBADMSG, "output of %.40s: the checksum does not match", process);
-	else if (write_output(in->sup, process, stream, (uint64_t)offset, data, n, reterr) == 0)
+	else if (write_output(in->sup, process, stream, (uint64_t)offset, (uint64_t)begins, data, n,
+			 reterr) == 0)
 		answer(in, NULL, NULL);
 }
 

@@ -96,14 +96,15 @@ json_t *oci_spec(const char *container, json_t *process)
 		"mount");
 }
 
-char *oci_layers(const char *container)
+char *oci_layers(const char *container, bool mount)
 {
 	char rootfs[64], scratch[80];
 	(void)snprintf(rootfs, sizeof(rootfs), OCI_ROOTFS, container);
 	(void)snprintf(scratch, sizeof(scratch), OCI_SCRATCH, container);
-	json_t *o = json_pack("{s:s, s:s, s:{s:s, s:s, s:[{s:s}], s:s}}", "RequestType", "Add",
-		"ResourceType", "CombinedLayers", "Settings", "ContainerID", container,
-		"ContainerRootPath", rootfs, "Layers", "Path", OCI_IMAGE, "ScratchPath", scratch);
+	json_t *o = json_pack("{s:s, s:s, s:{s:s, s:s, s:[{s:s}], s:s}}", "RequestType",
+		mount ? "Add" : "Remove", "ResourceType", "CombinedLayers", "Settings",
+		"ContainerID", container, "ContainerRootPath", rootfs, "Layers", "Path", OCI_IMAGE,
+		"ScratchPath", scratch);
 	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
 	json_decref(o);
 	return text;

@@ -20,8 +20,8 @@ int oci_process(json_t *request, json_t **ret_process, struct hf_err *reterr);
 /* The whole specification of a container with this process (taken over). */
 json_t *oci_spec(const char *container, json_t *process);
 
-/* The ModifySettings request that mounts the container's root: the image below, a scratch above.
- * Free it with free(). */
-char *oci_layers(const char *container);
+/* The ModifySettings request that mounts the container's root (the image below, a scratch above),
+ * or unmounts it. Free it with free(). */
+char *oci_layers(const char *container, bool mount);
 
 #endif

@@ -296,12 +296,15 @@ static bool send_output(struct outgoing *o)
 {
 	char key[PROC_NAME_MAX + 16];
 	uint8_t *data = NULL;
+	uint64_t begins = 0;
 	for (; o->proc; next_file(o)) {
 		struct proc_stream *s = &o->proc->stream[o->fd];
 		if (!s->used || session_output_fd(o->sup, s) < 0)
 			continue;
 		(void)snprintf(key, sizeof(key), "%s.%s", o->proc->name, proc_fd_name(o->fd));
+		begins = session_output_begin(o->sup, s);
 		o->offset = (uint64_t)json_integer_value(json_object_get(o->sent, key));
+		o->offset = HF_MAX(o->offset, begins); /* the rest was dropped meanwhile */
 		if (o->offset < s->len && (data = malloc(MIG_CHUNK_MAX)))
 			break;
 	}
@@ -315,6 +318,7 @@ static bool send_output(struct outgoing *o)
 		json_object_set_new(m, "process", json_string(o->proc->name));
 		json_object_set_new(m, "stream", json_string(proc_fd_name(o->fd)));
 		json_object_set_new(m, "crc", json_integer(mig_crc32(0, data, (size_t)got)));
+		json_object_set_new(m, "begins", json_integer((json_int_t)begins));
 		json_object_set_new(o->sent, key, json_integer((json_int_t)o->offset + got));
 		rpc_call(o->peer, "incoming-output", m, -1, on_piece, o);
 	} else {

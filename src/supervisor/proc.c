@@ -7,7 +7,8 @@
 
 static const char *const states[PROC_STATE_N_] = { "starting", "running", "exited", "failed",
 	"lost" };
-static const char *const steps[STEP_N_] = { "layers", "create", "start", "exec", "wait" };
+static const char *const steps[STEP_N_] = { "layers", "create", "start", "exec", "wait", "unmount",
+	"delete" };
 static const char *const fds[PROC_FD_N_] = { "stdin", "stdout", "stderr" };
 
 static int parse_name(const char *name, const char *const *names, int n)
@@ -107,19 +108,14 @@ static bool can_make_room(const struct proc *p)
 	return proc_is_over(p);
 }
 
-static int make_room(struct proc_table *t, struct hf_err *reterr)
+struct proc *proc_oldest_over(struct proc_table *t)
 {
-	if (t->n < PROC_MAX)
-		return 0;
 	hf_list_for_each (n, &t->all) {
 		struct proc *p = HF_CONTAINER_OF(n, struct proc, link);
-		if (can_make_room(p)) {
-			proc_remove(t, p);
-			return 0;
-		}
+		if (can_make_room(p))
+			return p;
 	}
-	return hf_err_set(reterr, -ENOSPC,
-		"the VM has %d processes, which is the limit: end one first", PROC_MAX);
+	return NULL;
 }
 
 int proc_add(struct proc_table *t, const char *container, bool exec, const char *key,
@@ -138,10 +134,12 @@ int proc_add(struct proc_table *t, const char *container, bool exec, const char 
 			container);
 	if (strlen(key) > PROC_KEY_MAX)
 		return hf_err_set(reterr, -EINVAL, "key: at most %d bytes", PROC_KEY_MAX);
-	r = make_room(t, reterr);
-	struct proc *p = r < 0 ? NULL : proc_new();
+	if (t->n == PROC_MAX)
+		return hf_err_set(reterr, -ENOSPC,
+			"the VM has %d processes, which is the limit: end one first", PROC_MAX);
+	struct proc *p = proc_new();
 	if (!p)
-		return r < 0 ? r : hf_err_set(reterr, -ENOMEM, "no memory for a process");
+		return hf_err_set(reterr, -ENOMEM, "no memory for a process");
 	if (exec)
 		(void)snprintf(p->name, sizeof(p->name), "%s.%llu", container,
 			(unsigned long long)t->next_exec++);
@@ -221,6 +219,11 @@ json_t *proc_summary(const struct proc *p)
 		json_object_set_new(o, "exit_code", json_integer(p->exit_code));
 	if (*p->error)
 		json_object_set_new(o, "error", json_string(p->error));
+	for (int i = PROC_STDOUT; i < PROC_FD_N_; i++)
+		if (p->stream[i].stuck)
+			json_object_set_new(o, "waits",
+				json_sprintf("%s cannot be written: %s", fds[i],
+					strerror(-p->stream[i].stuck)));
 	return o;
 }
 

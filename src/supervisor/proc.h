@@ -17,7 +17,8 @@
 #define PROC_CONTAINER_MAX 32
 #define PROC_NAME_MAX      (PROC_CONTAINER_MAX + 8)
 #define PROC_KEY_MAX       64
-#define PROC_KILLS_MAX     64 /* signals whose outcome is remembered for a repeated request */
+#define PROC_KILLS_MAX                                                                             \
+	64 /* signals and removals whose outcome is remembered for a repeated request */
 
 /*
  * STARTING  `step` says what the guest was asked for last
@@ -29,20 +30,35 @@
 enum proc_state { PROC_STARTING, PROC_RUNNING, PROC_EXITED, PROC_FAILED, PROC_LOST, PROC_STATE_N_ };
 
 /* What the guest is asked for, in this order; an exec begins with STEP_EXEC. */
-enum proc_step { STEP_LAYERS, STEP_CREATE, STEP_START, STEP_EXEC, STEP_WAIT, STEP_N_ };
+enum proc_step {
+	STEP_LAYERS,
+	STEP_CREATE,
+	STEP_START,
+	STEP_EXEC,
+	STEP_WAIT,
+	STEP_UNMOUNT, /* from here on: a container that is over is removed */
+	STEP_DELETE,
+	STEP_N_
+};
 
 enum proc_fd { PROC_STDIN, PROC_STDOUT, PROC_STDERR, PROC_FD_N_ };
 
 struct hf_guest_stream;
 struct proc;
 
-/* One standard stream. Output: the file is the truth, its length is the received position. */
+/*
+ * One standard stream. Output: the file is the truth, its length is the received position. What is
+ * in front of session_output_begin() is a hole in it.
+ */
 struct proc_stream {
 	struct proc *proc;
 	enum proc_fd which;
 	bool used, ended;
-	uint64_t len; /* of the output file */
-	int fd;       /* the output file, -1 until it is needed */
+	bool held; /* not read from the guest, until a reader that the process waits for has read */
+	int stuck; /* -errno when the file cannot be written, and the process waits */
+	uint64_t len;     /* of the output file */
+	uint64_t dropped; /* how much of it is a hole, as far as we know */
+	int fd;           /* the output file, -1 until it is needed */
 	struct hf_guest_stream *guest;
 	struct hf_list readers; /* struct attach */
 };
@@ -82,11 +98,13 @@ int proc_container_check(const char *container, struct hf_err *reterr);
 /* A new process; exec: of an existing container, else its init. */
 int proc_add(struct proc_table *t, const char *container, bool exec, const char *key,
 	struct proc **ret_p, struct hf_err *reterr);
+/* The oldest one that has ended and has no streams in use; NULL: none. */
+struct proc *proc_oldest_over(struct proc_table *t);
 void proc_remove(struct proc_table *t, struct proc *p);
 struct proc *proc_find(struct proc_table *t, const char *name);
 struct proc *proc_find_key(struct proc_table *t, const char *key); /* "" finds nothing */
 
-/* The memory of a signal; an old one makes room. */
+/* The memory of a signal or a removal; an old one makes room. */
 struct proc_kill *proc_kill_add(struct proc_table *t, const char *key);
 struct proc_kill *proc_kill_find(struct proc_table *t, const char *key);
 

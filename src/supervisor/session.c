@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 
 #define OUTPUT_RETRY_MS 1000
+#define OUTPUT_PIECES   16 /* of --log-max: what is dropped at a time */
 
 /* --- state.json ---------------------------------------------------------------------------------
  */
@@ -110,15 +111,24 @@ static void on_guest_prepare(uv_prepare_t *h)
 /* --- Output
  * --------------------------------------------------------------------------------------- */
 
+#define OUTPUT_PATH_MAX (HF_NODE_PATH_MAX + PROC_NAME_MAX + 16)
+
+static const char *output_path(
+	const struct sup *sup, const struct proc_stream *s, char path[OUTPUT_PATH_MAX])
+{
+	char dir[HF_NODE_PATH_MAX];
+	(void)snprintf(path, OUTPUT_PATH_MAX, "%s/%s.%s", sup_path(sup, "output", dir),
+		s->proc->name, proc_fd_name(s->which));
+	return path;
+}
+
 int session_output_fd(struct sup *sup, struct proc_stream *s)
 {
-	char dir[HF_NODE_PATH_MAX], path[HF_NODE_PATH_MAX + PROC_NAME_MAX + 16];
+	char path[OUTPUT_PATH_MAX];
 	struct stat st;
 	if (s->fd >= 0)
 		return s->fd;
-	(void)snprintf(path, sizeof(path), "%s/%s.%s", sup_path(sup, "output", dir), s->proc->name,
-		proc_fd_name(s->which));
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	int fd = open(output_path(sup, s, path), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0 || fstat(fd, &st) < 0) {
 		int r = -errno;
 		fd_closep(&fd);
@@ -128,32 +138,88 @@ int session_output_fd(struct sup *sup, struct proc_stream *s)
 	return s->fd = fd;
 }
 
+/* A function of the length alone: whoever has the file, now or after us, knows it as well. */
+uint64_t session_output_begin(const struct sup *sup, const struct proc_stream *s)
+{
+	uint64_t max = (uint64_t)sup->spec.log_max_mib << 20, piece = max / OUTPUT_PIECES;
+	return s->len <= max ? 0 : (s->len - max + piece - 1) / piece * piece;
+}
+
+void session_output_trim(struct sup *sup, struct proc_stream *s)
+{
+	static bool warned;
+	uint64_t begin = session_output_begin(sup, s);
+	if (begin == s->dropped)
+		return;
+	if (fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)s->dropped,
+		    (off_t)(begin - s->dropped)) < 0 &&
+		!warned) {
+		warned = true;
+		hf_warn("output files: old output takes room on the disk for ever: %s",
+			strerror(errno));
+	}
+	s->dropped = begin;
+}
+
 static void on_retry(uv_timer_t *h);
+
+void session_output_retry(struct sup *sup)
+{
+	if (sup->guest)
+		(void)uv_timer_start(&sup->retry_timer, on_retry, 0, 0); /* fails at the end only */
+}
 
 static void output_stuck(struct sup *sup, struct proc_stream *s, int why)
 {
-	hf_error("process %s: %s: output cannot be written: %s; the process waits", s->proc->name,
-		proc_fd_name(s->which), strerror(-why));
+	if (s->stuck != why)
+		hf_error("process %s: %s: output cannot be written: %s; the process waits",
+			s->proc->name, proc_fd_name(s->which), strerror(-why));
+	s->stuck = why;
 	(void)uv_timer_start(&sup->retry_timer, on_retry, OUTPUT_RETRY_MS, 0); /* cannot fail */
+}
+
+static void output_goes_on(struct proc_stream *s)
+{
+	if (s->stuck)
+		hf_info("process %s: %s: output can be written again", s->proc->name,
+			proc_fd_name(s->which));
+	s->stuck = 0;
+}
+
+/* At most n bytes of it. */
+static void cut(struct iovec iov[2], uint64_t n)
+{
+	for (int i = 0; i < 2; i++) {
+		iov[i].iov_len = (size_t)HF_MIN((uint64_t)iov[i].iov_len, n);
+		n -= iov[i].iov_len;
+	}
 }
 
 /* Writes what has arrived to the file, then acknowledges it. */
 static void take_output(struct sup *sup, struct proc_stream *s)
 {
-	struct iovec iov[2];
+	struct iovec iov[2] = { 0 };
+	uint64_t lag_max = ((uint64_t)sup->spec.log_max_mib << 20) / 2, room;
 	int k, fd = session_output_fd(sup, s);
 	if (fd < 0) {
 		output_stuck(sup, s, fd);
 		return;
 	}
 	while (s->guest && (k = hf_guest_stream_read(s->guest, iov)) > 0) {
+		room = attach_room(s, lag_max);
+		s->held = room == 0;
+		if (s->held)
+			break; /* a reader's next acknowledgement, or its end, goes on */
+		cut(iov, room);
 		ssize_t n = pwritev(fd, iov, k, (off_t)s->len);
 		if (n <= 0) {
 			output_stuck(sup, s, n < 0 ? -errno : -ENOSPC);
 			return;
 		}
 		s->len += (uint64_t)n;
-		(void)hf_guest_stream_take(s->guest, (size_t)n); /* exactly what was readable */
+		(void)hf_guest_stream_take(s->guest, (size_t)n); /* not more than was readable */
+		output_goes_on(s);
+		session_output_trim(sup, s);
 	}
 	attach_pump(s);
 }
@@ -210,10 +276,12 @@ static void on_stream(void *ctx, struct hf_guest_stream *g, unsigned events)
 	}
 }
 
-/* A full disk: try the files again, and the ends that waited behind them. */
+/* Tries the files again, and the ends that waited behind them. */
 static void on_retry(uv_timer_t *h)
 {
 	struct sup *sup = h->data;
+	if (sup->asleep)
+		return; /* session_wake() tries again; or the successor does */
 	hf_list_for_each (n, &sup->procs.all) {
 		struct proc *p = HF_CONTAINER_OF(n, struct proc, link);
 		for (int i = PROC_STDOUT; i < PROC_FD_N_; i++)
@@ -292,8 +360,10 @@ static int64_t ask(struct sup *sup, struct proc *p)
 	struct hf_guest_call call = { .tag = tag };
 	(void)snprintf(tag, sizeof(tag), "%s:%s", proc_step_name(p->step), p->name);
 	switch (p->step) {
-	case STEP_LAYERS: {
-		HF_CLEANUP(hf_freep) char *layers = oci_layers(p->container);
+	case STEP_LAYERS:
+	case STEP_UNMOUNT: {
+		HF_CLEANUP(hf_freep)
+		char *layers = oci_layers(p->container, p->step == STEP_LAYERS);
 		return layers ? hf_guest_modify(sup->guest, &call, HF_GUEST_UVM, layers) : -ENOMEM;
 	}
 	case STEP_CREATE:
@@ -304,6 +374,8 @@ static int64_t ask(struct sup *sup, struct proc *p)
 		return ask_exec(sup, p, &call);
 	case STEP_WAIT:
 		return hf_guest_wait(sup->guest, &call, p->container, p->pid, UINT32_MAX);
+	case STEP_DELETE:
+		return hf_guest_delete(sup->guest, &call, p->container);
 	case STEP_N_:
 		break;
 	}
@@ -329,10 +401,82 @@ int session_signal(
 	return r < 0 ? hf_err_set(reterr, (int)r, "process %s: %s", p->name, strerror((int)-r)) : 0;
 }
 
+/* --- Removal ------------------------------------------------------------------------------------
+ */
+
+void session_forget(struct sup *sup, struct proc *p)
+{
+	char path[OUTPUT_PATH_MAX];
+	for (int i = 0; i < PROC_FD_N_; i++) {
+		attach_close_stream(&p->stream[i]);
+		stream_over(&p->stream[i]);
+		if (i != PROC_STDIN)
+			(void)unlink(output_path(
+				sup, &p->stream[i], path)); /* ENOENT: it wrote nothing */
+	}
+	proc_remove(&sup->procs, p);
+}
+
+static void removal_over(struct sup *sup, struct proc *p, int code, const char *why)
+{
+	char container[PROC_CONTAINER_MAX + 1];
+	struct proc_kill *k = proc_kill_find(&sup->procs, p->key);
+	if (k) {
+		k->done = true;
+		k->code = code;
+		(void)snprintf(k->error, sizeof(k->error), "%s", why);
+	}
+	p->step = STEP_WAIT;
+	(void)snprintf(container, sizeof(container), "%s", p->container);
+	hf_list_for_each_safe (n, &sup->procs.all) {
+		struct proc *q = HF_CONTAINER_OF(n, struct proc, link);
+		if (code == 0 && !strcmp(q->container, container))
+			session_forget(sup, q);
+	}
+	hf_info("container %s: %s%s", container, code ? "cannot be removed: " : "removed", why);
+	(void)session_save(sup); /* else with the next change */
+	if (k)
+		control_kill_done(sup, k);
+	control_settle(sup);
+}
+
+/* Unmounting may have nothing to unmount; if it matters, deleting says so. A guest that is gone
+ * took the container along, and of one that never ran there may be nothing. */
+static void removal_step(struct sup *sup, struct proc *p, int code, const char *message)
+{
+	if (code == -ESTALE || (p->step == STEP_DELETE && p->state == PROC_FAILED)) {
+		removal_over(sup, p, 0, "");
+	} else if (p->step == STEP_DELETE) {
+		removal_over(sup, p, code, message);
+	} else {
+		p->step = STEP_DELETE;
+		int64_t r = ask(sup, p);
+		if (r < 0)
+			removal_over(sup, p, (int)r, strerror((int)-r));
+		else
+			(void)session_save(sup); /* else with the next change */
+	}
+}
+
+void session_remove(struct sup *sup, struct proc *p, const char *key)
+{
+	(void)snprintf(p->key, sizeof(p->key), "%s", key);
+	p->step = STEP_UNMOUNT;
+	int64_t r = p->state == PROC_LOST ? -ESTALE : ask(sup, p);
+	if (r < 0)
+		removal_step(sup, p, (int)r, strerror((int)-r));
+	else
+		(void)session_save(sup); /* else with the next change */
+}
+
 /* The answer to the step that the process is at. */
 static void step_done(struct sup *sup, struct proc *p, const struct hf_guest_answer *a)
 {
 	struct hf_err err;
+	if (p->step > STEP_WAIT) {
+		removal_step(sup, p, a->code, a->message);
+		return;
+	}
 	if (a->code != 0) {
 		(void)snprintf(
 			err.text, sizeof(err.text), "%s: %s", proc_step_name(p->step), a->message);
@@ -383,7 +527,8 @@ static void on_answer(void *ctx, const struct hf_guest_answer *a)
 		return;
 	}
 	struct proc *p = proc_find(&sup->procs, colon + 1);
-	if (p && !proc_is_over(p) && proc_step_parse(step, &at) == 0 && at == p->step)
+	if (p && (!proc_is_over(p) || p->step > STEP_WAIT) && proc_step_parse(step, &at) == 0 &&
+		at == p->step)
 		step_done(sup, p, a);
 }
 
@@ -539,5 +684,6 @@ int session_wake(struct sup *sup, struct hf_err *reterr)
 	(void)session_save(sup); /* see step_done */
 	session_dispatch(sup);
 	attach_pump_all(sup);
+	session_output_retry(sup);
 	return 0;
 }

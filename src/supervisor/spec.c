@@ -106,6 +106,8 @@ static int take(struct spec *s, const char *key, json_t *v, struct hf_err *reter
 		return take_number(key, v, 3, UINT32_MAX - 1, &s->cid, reterr);
 	if (!strcmp(key, "outer_cid"))
 		return take_number(key, v, 0, UINT32_MAX - 1, &s->outer_cid, reterr);
+	if (!strcmp(key, "log-max"))
+		return take_number(key, v, 1, 1048576, &s->log_max_mib, reterr);
 	if (!strcmp(key, "accel"))
 		return take_accel(v, &s->accel, reterr);
 	if (!strcmp(key, "qemu"))
@@ -125,7 +127,9 @@ int spec_parse(struct spec *s, json_t *config, struct hf_err *reterr)
 {
 	const char *key, *qemu = getenv("HOLDFAST_QEMU");
 	json_t *v;
-	*s = (struct spec){ .memory_mib = 512, .cpus = 1, .cid = 4, .state = "auto" };
+	*s = (struct spec){
+		.memory_mib = 512, .cpus = 1, .cid = 4, .log_max_mib = 64, .state = "auto"
+	};
 	(void)snprintf(s->qemu, sizeof(s->qemu), "%s", qemu && *qemu ? qemu : "qemu-system-x86_64");
 	for (size_t i = 0; i < HF_ARRAY_SIZE(parts); i++)
 		find_part(&parts[i], (char *)s + parts[i].offset);
@@ -139,11 +143,11 @@ int spec_parse(struct spec *s, json_t *config, struct hf_err *reterr)
 
 json_t *spec_json(const struct spec *s)
 {
-	return json_pack("{s:i, s:i, s:I, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s}", "memory",
-		s->memory_mib, "cpus", s->cpus, "cid", (json_int_t)s->cid, "outer_cid",
+	return json_pack("{s:i, s:i, s:I, s:I, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:i}",
+		"memory", s->memory_mib, "cpus", s->cpus, "cid", (json_int_t)s->cid, "outer_cid",
 		(json_int_t)s->outer_cid, "accel", accels[s->accel], "qemu", s->qemu, "device",
 		s->device, "module", s->module, "kernel", s->kernel, "initrd", s->initrd, "append",
-		s->append, "state", s->state);
+		s->append, "state", s->state, "log-max", s->log_max_mib);
 }
 
 int spec_check_parts(const struct spec *s, struct hf_err *reterr)

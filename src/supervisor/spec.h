@@ -15,7 +15,7 @@
 enum spec_accel { SPEC_AUTO, SPEC_TCG, SPEC_KVM, SPEC_ACCEL_N_ };
 
 struct spec {
-	unsigned memory_mib, cpus, cid;
+	unsigned memory_mib, cpus, cid, log_max_mib;
 	unsigned outer_cid; /* under which the host knows the guest; 0: the same */
 	enum spec_accel accel;
 	char qemu[SPEC_PATH_MAX];   /* the program, looked up in PATH when without a slash */

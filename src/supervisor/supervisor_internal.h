@@ -122,7 +122,16 @@ int session_sleep(struct sup *sup, struct hf_err *reterr);
 int session_wake(struct sup *sup, struct hf_err *reterr);
 int session_run(struct sup *sup, struct proc *p, struct hf_err *reterr);
 int session_signal(struct sup *sup, struct proc *p, int signo, const char *tag, struct hf_err *err);
+/* Ends what the guest has of a container that is over, then forgets it; the key's memory tells. */
+void session_remove(struct sup *sup, struct proc *p, const char *key);
+void session_forget(struct sup *sup, struct proc *p); /* with its output */
 int session_output_fd(struct sup *sup, struct proc_stream *s);
+/* The first byte of an output file that is kept. */
+uint64_t session_output_begin(const struct sup *sup, const struct proc_stream *s);
+/* To be called when the file has grown: what is too much is dropped. */
+void session_output_trim(struct sup *sup, struct proc_stream *s);
+/* Whoever could not go on (a full disk, a reader that is behind) tries again, soon. */
+void session_output_retry(struct sup *sup);
 void session_lose_all(struct sup *sup, const char *why);
 
 /* --- control.c --- */
@@ -140,8 +149,11 @@ void client_release(struct client *c);
 /* --- attach.c --- */
 /* Answers the request and turns the channel over to the stream; the client object is gone. */
 void attach_begin(
-	struct client *c, json_t *id, struct proc_stream *s, const char *token, bool follow);
+	struct client *c, json_t *id, struct proc_stream *s, const char *token, json_t *args);
 void attach_pump(struct proc_stream *s); /* the stream has more, or less to wait for */
+/* How much more may come before a reader that the process waits for is too far behind. */
+uint64_t attach_room(const struct proc_stream *s, uint64_t lag_max);
+void attach_close_stream(struct proc_stream *s);
 void attach_close_all(struct sup *sup);
 void attach_pump_all(struct sup *sup);
 bool attach_any(const struct sup *sup);

@@ -113,7 +113,10 @@ static void test_the_oldest_that_is_over_makes_room(void **state)
 	for (int i = 1; i < PROC_MAX; i++)
 		add(&t, "c1", true, "")->state = PROC_RUNNING;
 	assert_int_equal(proc_add(&t, "c1", true, "", &p, &err), -ENOSPC);
+	assert_null(proc_oldest_over(&t));
 	proc_find(&t, "c1.7")->state = PROC_EXITED;
+	assert_ptr_equal(proc_oldest_over(&t), proc_find(&t, "c1.7"));
+	proc_remove(&t, proc_oldest_over(&t));
 	assert_int_equal(proc_add(&t, "c1", true, "", &p, &err), 0);
 	assert_null(proc_find(&t, "c1.7"));
 	assert_int_equal(t.n, PROC_MAX);
