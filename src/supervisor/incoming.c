@@ -435,6 +435,10 @@ static void do_go(struct incoming *in, json_t *args, struct hf_err *reterr)
 		hf_err_set(reterr, -EINVAL, "go: nothing was loaded");
 		return;
 	}
+	if (session_save(in->sup) < 0) { /* from here on the guest may run, whoever of us lives */
+		hf_err_set(reterr, -EIO, "go: state.json cannot be written");
+		return;
+	}
 	in->going = true;
 	answer(in, NULL, NULL);
 }

@@ -209,18 +209,20 @@ static int carry_on(struct sup *sup, struct hf_err *reterr)
 		return reterr->code;
 	const char *to = json_string_value(json_object_get(state, "moving_to"));
 	(void)snprintf(sup->moved_to, sizeof(sup->moved_to), "%s", to ? to : "");
+	sup->asleep = json_is_true(json_object_get(state, "standing"));
 	r = session_load(sup, state, &guest, reterr);
 	json_decref(state);
 	if (r < 0)
 		return r;
 	hf_info("adopted: holdfastd pid %d, qemu pid %d, %zu processes", (int)sup->device_pid,
 		(int)sup->qemu_pid, sup->procs.n);
-	r = session_open(sup, guest, false, reterr);
-	if (r == 0) {
-		sup_ready(sup); /* the guest will dial; commands wait for it where they must */
-		outgoing_recover(sup);
-	}
-	return r;
+	r = session_open(sup, guest, sup->asleep, reterr);
+	if (r < 0)
+		return r;
+	sup_ready(sup); /* the guest will dial; commands wait for it where they must */
+	outgoing_recover(sup);
+	/* Its supervisor died in the middle of a move: its connections with it, the guest dials. */
+	return sup->asleep ? session_wake(sup, reterr) : 0;
 }
 
 static int start_fresh(struct sup *sup, struct hf_err *reterr)

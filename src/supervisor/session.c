@@ -37,6 +37,8 @@ int session_save(struct sup *sup)
 {
 	char path[HF_NODE_PATH_MAX];
 	json_t *json = session_json(sup);
+	if (json && sup->asleep) /* whoever comes after us must wake it */
+		json_object_set_new(json, "standing", json_true());
 	if (json && *sup->moved_to)
 		json_object_set_new(json, "moving_to", json_string(sup->moved_to));
 	int r = json ? sup_write_json(sup_path(sup, "state.json", path), json) : -ENOMEM;
