@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "control.h"
+#include "activation.h"
 #include "admin.h"
 #include "base/err.h"
 #include "base/fd.h"
@@ -808,7 +809,7 @@ int dev_control_open(struct dev_control *c, struct dev_daemon *daemon, const cha
 		c->client[i] = (struct dev_client){ .fd = -1, .in_fd = -1, .out_fd = -1 };
 	if (path[0] == '\0')
 		return 0;
-	int r = unix_listen(path, 0600, DEV_CLIENTS_MAX, &c->listen_fd);
+	int r = dev_listen(SOCK_STREAM, path, 0600, DEV_CLIENTS_MAX, &c->listen_fd);
 	if (r < 0)
 		return r;
 	c->path = strdup(path);
@@ -828,7 +829,7 @@ void dev_control_close(struct dev_control *c)
 		if (c->client[i].fd >= 0)
 			client_close(c, &c->client[i]);
 	dev_loop_close(&c->daemon->loop, &c->listen_fd);
-	(void)unlink(c->path); /* gone already is as good */
+	dev_unlisten(c->path);
 	free(c->path);
 	c->path = NULL;
 }

@@ -7,6 +7,7 @@
  * memory and log, sets queues up, hands descriptors around. Every descriptor that a message brings
  * is either taken here or closed before the next one is read.
  */
+#include "activation.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "map.h"
@@ -431,7 +432,8 @@ int dev_front_open(struct dev_vm *vm, struct hf_err *reterr)
 {
 	if (vm->opt->fd >= 0)
 		return open_inherited(vm, reterr);
-	int r = unix_listen(vm->opt->socket, vm->opt->guard.mode, FRONT_BACKLOG, &vm->front_listen);
+	int r = dev_listen(SOCK_STREAM, vm->opt->socket, vm->opt->guard.mode, FRONT_BACKLOG,
+		&vm->front_listen);
 	if (r == 0)
 		r = dev_limits_own(vm, vm->opt->socket);
 	if (r < 0)

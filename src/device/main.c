@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* main.c - holdfastd: start, signals, end. */
+#include "activation.h"
 #include "base/log.h"
 #include "daemon.h"
 #include "map.h"
@@ -119,8 +120,9 @@ static int run(struct dev_daemon *d)
 {
 	uv_signal_t term, intr;
 	struct hf_err err = { 0 };
+	dev_activation_init();
 	raise_fd_limit();
-	(void)umask(0); /* a socket's mode is what its option says; cannot fail */
+	(void)umask(0);                 /* a socket's mode is what its option says; cannot fail */
 	(void)signal(SIGPIPE, SIG_IGN); /* fails only for a bad number */
 	/* A ring of io_uring would go around the filter of system calls. Fails only without memory.
 	 */
@@ -144,8 +146,11 @@ static int run(struct dev_daemon *d)
 		r = enter_sandbox(&d->opt, &err);
 	if (r < 0)
 		hf_error("%s", err.text);
-	else
+	else {
+		dev_notify("READY=1");
 		dev_loop_run(&d->loop);
+		dev_notify("STOPPING=1");
+	}
 
 	dev_control_close(&d->control);
 	dev_metrics_close(&d->metrics);

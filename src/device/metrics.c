@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "metrics.h"
+#include "activation.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "counters.h"
@@ -235,7 +236,7 @@ int dev_metrics_open(struct dev_metrics *m, struct dev_daemon *daemon, const cha
 	if (address[0] == '\0')
 		return 0;
 	int r = strchr(address, '/')
-			? unix_listen(address, 0600, DEV_METRICS_CLIENTS, &m->listen_fd)
+			? dev_listen(SOCK_STREAM, address, 0600, DEV_METRICS_CLIENTS, &m->listen_fd)
 			: tcp_listen(address, &m->listen_fd);
 	if (r < 0)
 		return r;
@@ -253,5 +254,5 @@ void dev_metrics_close(struct dev_metrics *m)
 			client_close(m, &m->client[i]);
 	dev_loop_close(&m->daemon->loop, &m->listen_fd);
 	if (strchr(m->address, '/'))
-		(void)unlink(m->address); /* gone already is as good */
+		dev_unlisten(m->address);
 }

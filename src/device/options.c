@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "options.h"
+#include "config.h"
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -35,7 +36,8 @@ const char dev_options_help[] =
 	"                           mode=OCTAL, owner=UID[:GID]  of its sockets; 0600, its own\n"
 	"                           allow-uid=UID[+UID...]  users whose programs may connect\n"
 	"                           guest-ports=FROM-TO+...  what they may reach, as 22+80; all\n"
-	"                           host-ports=FROM-TO+...   what the guest may, as 1024-2000; all\n"
+	"                           host-ports=FROM-TO+...   what the guest may, as 1024-2000; "
+	"all\n"
 	"                           max-connections=N    at once\n"
 	"                           rate-bytes=N, rate-connections=N  per second\n"
 	"  --guest-cid, --socket, --uds-path, --tx-buffer-size, --queue-size, --groups\n"
@@ -43,6 +45,9 @@ const char dev_options_help[] =
 	"  --socket-path PATH     another name for --socket\n"
 	"  --fd N                 the vhost-user socket is descriptor N, listening or connected,\n"
 	"                         instead of --socket\n"
+	"  --config FILE          YAML: 'vms', a list with the keys of --vm, and control, "
+	"metrics,\n"
+	"                         user, sandbox_dir, claim_timeout, log_level, log_format\n"
 	"  --control PATH         control socket (JSON lines)\n"
 	"  --metrics WHERE        counters as Prometheus text, at a path or a TCP port of the\n"
 	"                         loopback: PORT, 127.0.0.1:PORT, [::1]:PORT\n"
@@ -260,6 +265,7 @@ enum {
 	OPT_SOCKET_PATH,
 	OPT_CONTROL,
 	OPT_CLAIM_TIMEOUT,
+	OPT_CONFIG,
 	OPT_METRICS,
 	OPT_USER,
 	OPT_SANDBOX_DIR,
@@ -285,6 +291,7 @@ static const struct option long_options[] = {
 	{ "fd", required_argument, NULL, OPT_FD },
 	{ "control", required_argument, NULL, OPT_CONTROL },
 	{ "claim-timeout", required_argument, NULL, OPT_CLAIM_TIMEOUT },
+	{ "config", required_argument, NULL, OPT_CONFIG },
 	{ "metrics", required_argument, NULL, OPT_METRICS },
 	{ "user", required_argument, NULL, OPT_USER },
 	{ "sandbox-dir", required_argument, NULL, OPT_SANDBOX_DIR },
@@ -375,6 +382,44 @@ static int finish(struct dev_options *o, struct dev_vm_options *single, bool hav
 	return check_unique(o, reterr);
 }
 
+/* What a configuration file may say as well; value may be kept. */
+static int set_global(struct dev_options *o, int opt, const char *value, struct hf_err *reterr)
+{
+	switch (opt) {
+	case OPT_CONTROL:
+		return take_text("control", value, DEV_PATH_MAX, o->control, reterr);
+	case OPT_CLAIM_TIMEOUT:
+		return take_duration(value, &o->claim_timeout_ms, reterr);
+	case OPT_METRICS:
+		return take_text("metrics", value, DEV_PATH_MAX, o->metrics, reterr);
+	case OPT_USER:
+		o->user = value;
+		return 0;
+	case OPT_SANDBOX_DIR:
+		return add_sandbox_dir(o, value, reterr);
+	case OPT_LOG_LEVEL:
+	case OPT_LOG_FORMAT:
+		return take_log(opt, value, o, reterr);
+	default:
+		return -ENOKEY;
+	}
+}
+
+static int from_config(void *ctx, const char *key, const char *value, struct hf_err *reterr)
+{
+	const struct option *l = long_options;
+	while (l->name && strcmp(l->name, key) != 0)
+		l++;
+	bool stays = l->val == OPT_USER || l->val == OPT_SANDBOX_DIR; /* as long as we live */
+	const char *v = stays ? strdup(value) : value;
+	if (!v)
+		return hf_err_set(reterr, -ENOMEM, "out of memory");
+	int r = set_global(ctx, l->val, v, reterr);
+	if (stays && r < 0)
+		free((void *)v);
+	return r == -ENOKEY ? hf_err_set(reterr, -EINVAL, "unknown key '%s'", key) : r;
+}
+
 int dev_options_parse(struct dev_options *o, int argc, char **argv, struct hf_err *reterr)
 {
 	struct dev_vm_options single = dev_options_vm_default();
@@ -403,27 +448,11 @@ int dev_options_parse(struct dev_options *o, int argc, char **argv, struct hf_er
 			r = take_u32("fd", optarg, 3, 65535, &fd, reterr);
 			single.fd = r < 0 ? -1 : (int)fd;
 			break;
-		case OPT_CONTROL:
-			r = take_text("control", optarg, DEV_PATH_MAX, o->control, reterr);
-			break;
-		case OPT_CLAIM_TIMEOUT:
-			r = take_duration(optarg, &o->claim_timeout_ms, reterr);
-			break;
-		case OPT_METRICS:
-			r = take_text("metrics", optarg, DEV_PATH_MAX, o->metrics, reterr);
-			break;
-		case OPT_USER:
-			o->user = optarg;
-			break;
-		case OPT_SANDBOX_DIR:
-			r = add_sandbox_dir(o, optarg, reterr);
+		case OPT_CONFIG:
+			r = dev_config_read(optarg, o, from_config, o, reterr);
 			break;
 		case OPT_NO_SANDBOX:
 			o->no_sandbox = true;
-			break;
-		case OPT_LOG_LEVEL:
-		case OPT_LOG_FORMAT:
-			r = take_log(opt, optarg, o, reterr);
 			break;
 		case OPT_HELP:
 			o->action = DEV_HELP;
@@ -435,6 +464,9 @@ int dev_options_parse(struct dev_options *o, int argc, char **argv, struct hf_er
 			o->action = DEV_CAPABILITIES;
 			return 0;
 		default:
+			r = set_global(o, opt, optarg, reterr);
+			if (r != -ENOKEY)
+				break;
 			return hf_err_set(reterr, -EINVAL,
 				"%s: unknown option or missing value; see --help",
 				argv[optind - 1]);

@@ -15,6 +15,7 @@
  * somebody listens or not, or the backlog is full (EAGAIN), and then it is tried again at a fixed
  * interval for nearly as long as the guest's own connect timeout.
  */
+#include "activation.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "vm.h"
@@ -55,14 +56,15 @@ int dev_unix_open(struct dev_vm *vm, struct hf_err *reterr)
 	char path[DEV_PATH_MAX + 1];
 	seqpacket_path(vm, path);
 	unsigned mode = vm->opt->guard.mode;
-	int r = unix_listen(
-		vm->opt->uds_path, mode, HOST_BACKLOG, &vm->host_listen[DEV_DOOR_STREAM]);
+	int r = dev_listen(SOCK_STREAM, vm->opt->uds_path, mode, HOST_BACKLOG,
+		&vm->host_listen[DEV_DOOR_STREAM]);
 	if (r == 0)
 		r = dev_limits_own(vm, vm->opt->uds_path);
 	if (r < 0)
 		return hf_err_set(reterr, r, "uds-path %s: cannot listen: %s", vm->opt->uds_path,
 			strerror(-r));
-	r = unix_listen_seqpacket(path, mode, HOST_BACKLOG, &vm->host_listen[DEV_DOOR_SEQPACKET]);
+	r = dev_listen(
+		SOCK_SEQPACKET, path, mode, HOST_BACKLOG, &vm->host_listen[DEV_DOOR_SEQPACKET]);
 	if (r == 0)
 		r = dev_limits_own(vm, path);
 	if (r < 0)
@@ -86,9 +88,9 @@ void dev_unix_close(struct dev_vm *vm)
 	seqpacket_path(vm, path);
 	/* Only what we made; gone already is as good. */
 	if (vm->host_listen[DEV_DOOR_STREAM] >= 0)
-		(void)unlink(vm->opt->uds_path);
+		dev_unlisten(vm->opt->uds_path);
 	if (vm->host_listen[DEV_DOOR_SEQPACKET] >= 0)
-		(void)unlink(path);
+		dev_unlisten(path);
 	for (unsigned i = 0; i < DEV_DOORS; i++)
 		dev_loop_close(vm->loop, &vm->host_listen[i]);
 	vm->host_paused = false;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "vm.h"
+#include "activation.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "map.h"
@@ -389,7 +390,7 @@ void dev_vm_free(struct dev_vm *vm)
 	if (vm->front_listen >= 0) {
 		dev_loop_close(vm->loop, &vm->front_listen);
 		if (vm->opt->fd < 0)
-			(void)unlink(vm->opt->socket); /* gone already is as good */
+			dev_unlisten(vm->opt->socket);
 	}
 	dev_unix_close(vm);
 	for (size_t i = 0; i < vm->n_chunks * DEV_CONNS_CHUNK; i++) {
