@@ -231,6 +231,8 @@ int64_t hf_guest_timeout_us(const struct hf_guest *g)
 		at = g->bridge.deadline_us;
 	if (g->dirty)
 		at = HF_MIN(at, g->save_us);
+	if (g->accept_us)
+		at = HF_MIN(at, g->accept_us);
 	if (at == INT64_MAX)
 		return -1;
 	int64_t now = guest_now_us();
@@ -244,11 +246,45 @@ bool hf_guest_is_connected(const struct hf_guest *g)
 
 /* --- dispatch --- */
 
-static void listener_event(struct hf_guest *g, struct source *s)
+static void listen_all(struct hf_guest *g, uint32_t events)
+{
+	/* Changing what is watched of a listener that is in the set does not fail. */
+	(void)source_want(g, &g->bridge_listener, events);
+	(void)source_want(g, &g->stream_listener, events);
+	hf_list_for_each (n, &g->streams) {
+		struct hf_guest_stream *s = HF_CONTAINER_OF(n, struct hf_guest_stream, link);
+		if (s->port.fd >= 0)
+			(void)source_want(g, &s->port, events);
+	}
+}
+
+/* A listener that cannot be accepted from would be reported for ever. */
+int guest_accept(struct hf_guest *g, struct source *s)
 {
 	int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd >= 0)
+		return fd;
+	int r = -errno;
+	if (r == -EMFILE || r == -ENFILE || r == -ENOBUFS || r == -ENOMEM) {
+		listen_all(g, 0);
+		g->accept_us = guest_now_us() + GUEST_ACCEPT_RETRY_US;
+	}
+	return r;
+}
+
+static void accept_again(struct hf_guest *g)
+{
+	if (g->accept_us == 0 || guest_now_us() < g->accept_us)
+		return;
+	g->accept_us = 0;
+	listen_all(g, EPOLLIN);
+}
+
+static void listener_event(struct hf_guest *g, struct source *s)
+{
+	int fd = guest_accept(g, s);
 	if (fd < 0)
-		return; /* the peer is gone already, or there are no descriptors: it comes again */
+		return; /* it comes again */
 	if (s->kind == SOURCE_BRIDGE_LISTENER)
 		bridge_accept(g, fd);
 	else
@@ -365,6 +401,7 @@ int hf_guest_dispatch(struct hf_guest *g, struct hf_err *reterr)
 		return 0;
 	hf_assert(!g->dispatching);
 	g->dispatching = true;
+	accept_again(g);
 	for (int i = 0; i < DISPATCH_EVENTS && (r = one_event(g, reterr)) > 0; i++)
 		;
 	if (g->bridge.source.fd >= 0 && !g->bridge.negotiated &&

@@ -29,15 +29,16 @@
 #include <string.h>
 #include <sys/epoll.h>
 
-#define GUEST_STREAM_PORT   BRG_PORT_STDIO
-#define GUEST_FIRST_PORT    (BRG_PORT_STDIO + 1) /* of plain streams, counted up */
-#define GUEST_BACKLOG       128
-#define GUEST_DOORS_MAX     256      /* stream connections that have not said a token */
-#define GUEST_NEGOTIATE_US  10000000 /* for the answer to the negotiation */
-#define GUEST_SAVE_RETRY_US 1000000  /* after a state_changed that failed */
-#define GUEST_READ_MAX      (256u << 10)
-#define GUEST_OUT_CHUNK     (64u << 10) /* frames are put into the out buffer up to this */
-#define GUEST_ID_MAX        INT64_MAX
+#define GUEST_STREAM_PORT     BRG_PORT_STDIO
+#define GUEST_FIRST_PORT      (BRG_PORT_STDIO + 1) /* of plain streams, counted up */
+#define GUEST_BACKLOG         128
+#define GUEST_DOORS_MAX       256      /* stream connections that have not said a token */
+#define GUEST_NEGOTIATE_US    10000000 /* for the answer to the negotiation */
+#define GUEST_ACCEPT_RETRY_US 100000   /* after an accept without descriptors */
+#define GUEST_SAVE_RETRY_US   1000000  /* after a state_changed that failed */
+#define GUEST_READ_MAX        (256u << 10)
+#define GUEST_OUT_CHUNK       (64u << 10) /* frames are put into the out buffer up to this */
+#define GUEST_ID_MAX          INT64_MAX
 
 enum source_kind {
 	SOURCE_WAKE,
@@ -152,8 +153,9 @@ struct hf_guest {
 	bool woken;    /* the wake descriptor is readable */
 	bool dirty;    /* the state has changed and was not saved */
 	bool dispatching;
-	int64_t save_us;  /* no save before this */
-	uint8_t *scratch; /* GUEST_READ_MAX bytes for reading streams */
+	int64_t save_us;   /* no save before this */
+	int64_t accept_us; /* no accept before this: there were no descriptors; 0: any time */
+	uint8_t *scratch;  /* GUEST_READ_MAX bytes for reading streams */
 };
 
 int64_t guest_now_us(void);
@@ -165,6 +167,9 @@ void source_init(struct source *s, enum source_kind kind, void *owner);
  */
 int source_want(struct hf_guest *g, struct source *s, uint32_t events);
 void source_close(struct hf_guest *g, struct source *s);
+/* -errno: nobody came after all, or there are no descriptors, and all listeners pause for a moment.
+ */
+int guest_accept(struct hf_guest *g, struct source *s);
 int guest_listen(struct hf_guest *g, struct source *s, uint32_t port, struct hf_err *reterr);
 struct tuple guest_tuple(int fd);
 

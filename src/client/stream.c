@@ -321,7 +321,7 @@ void stream_port_event(struct hf_guest_stream *s)
 {
 	struct sockaddr_un sa;
 	socklen_t n = sizeof(sa);
-	int fd = accept4(s->port.fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd = guest_accept(s->g, &s->port);
 	if (fd < 0)
 		return;
 	if (getsockname(s->port.fd, (struct sockaddr *)&sa, &n) == 0)

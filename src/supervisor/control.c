@@ -15,6 +15,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#define ACCEPT_RETRY_MS 100
+
 enum wait_for { WAIT_STARTED, WAIT_OVER, WAIT_KILLED, WAIT_READY };
 
 struct waiter {
@@ -512,15 +514,33 @@ static void accept_client(struct sup *sup, int fd)
 	sup->n_clients++;
 }
 
+static void on_accept(uv_poll_t *h, int status, int events);
+
+static void on_accept_again(uv_timer_t *h)
+{
+	struct sup *sup = h->data;
+	(void)uv_poll_start(&sup->control_poll, UV_READABLE, on_accept); /* as it did before */
+}
+
 static void on_accept(uv_poll_t *h, int status, int events)
 {
 	struct sup *sup = h->data;
 	(void)status, (void)events;
 	for (;;) {
 		int fd = accept4(sup->control_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		if (fd < 0)
-			return; /* none left, or gone again: the loop calls for the next one */
-		accept_client(sup, fd);
+		if (fd >= 0) {
+			accept_client(sup, fd);
+			continue;
+		}
+		/* None left, or gone again: the loop calls for the next one. Without descriptors it
+		 * would call for ever. */
+		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+			hf_warn("control: cannot accept: %s", strerror(errno));
+			(void)uv_poll_stop(&sup->control_poll); /* these two cannot fail */
+			(void)uv_timer_start(
+				&sup->accept_timer, on_accept_again, ACCEPT_RETRY_MS, 0);
+		}
+		return;
 	}
 }
 
@@ -532,14 +552,17 @@ int control_open(struct sup *sup, struct hf_err *reterr)
 		r = uv_poll_init(&sup->loop, &sup->control_poll, sup->control_fd);
 	if (r < 0)
 		return hf_err_set(reterr, r, "%s: %s", path, strerror(-r));
-	sup->control_poll.data = sup;
+	sup->control_poll.data = sup->accept_timer.data = sup;
+	(void)uv_timer_init(&sup->loop, &sup->accept_timer); /* cannot fail */
 	return uv_poll_start(&sup->control_poll, UV_READABLE, on_accept);
 }
 
 void control_close(struct sup *sup)
 {
-	if (sup->control_fd >= 0)
+	if (sup->control_fd >= 0) {
 		uv_close((uv_handle_t *)&sup->control_poll, NULL);
+		uv_close((uv_handle_t *)&sup->accept_timer, NULL);
+	}
 	fd_closep(&sup->control_fd);
 	hf_list_for_each_safe (n, &sup->clients) {
 		struct client *c = HF_CONTAINER_OF(n, struct client, link);

@@ -75,6 +75,7 @@ struct sup {
 	/* control.c */
 	int control_fd;
 	uv_poll_t control_poll;
+	uv_timer_t accept_timer;
 	struct hf_list clients, waiters;
 	size_t n_clients, n_waiters;
 
