@@ -2,6 +2,9 @@
 #include "agent.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "boot/ports.h"
+#include "host/oom.h"
+#include "proc/monitor.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -48,6 +51,8 @@ static int set_up(struct agt *a, const struct agt_flags *flags, struct hf_err *r
 	if (r == 0)
 		r = watch_signal(a, &a->sigint, SIGINT);
 	if (r == 0)
+		r = agt_oom_init(a);
+	if (r == 0)
 		r = agt_link_init(&a->link, a);
 	if (r < 0)
 		return hf_err_set(reterr, r, "event loop: %s", strerror(-r));
@@ -65,11 +70,22 @@ static void set_core_pattern(const char *pattern)
 		hf_warn("-core-dump-location=%s: %s: %s", pattern, path, strerror(errno));
 }
 
+/* The kernel looks for others first. Children give it up (proc/child.c). */
+static void protect(void)
+{
+	static const char path[] = "/proc/self/oom_score_adj";
+	HF_CLEANUP(fd_closep) int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, "-999", 4) < 0)
+		hf_info("%s: %s: the agent may be killed when memory is short", path,
+			strerror(errno));
+}
+
 int agt_run(struct agt *a, const struct agt_flags *flags)
 {
 	struct hf_err err = { 0 };
 	if (flags->core_location)
 		set_core_pattern(flags->core_location);
+	protect();
 	int r = set_up(a, flags, &err);
 	if (r == 0) {
 		r = agt_link_start(&a->link);
@@ -80,6 +96,13 @@ int agt_run(struct agt *a, const struct agt_flags *flags)
 		hf_error("%s", err.text);
 		return EXIT_FAILURE;
 	}
+	if (flags->entropy_port)
+		agt_entropy(a, (uint32_t)flags->entropy_port);
+	if (flags->log_port && !flags->logfile && agt_log_relay(a, (uint32_t)flags->log_port) < 0)
+		hf_warn("the log goes nowhere: no memory");
+	if (getpid() == 1)
+		agt_kmsg(a, flags->kmsg_level);
+	agt_monitor_start(a, flags->helpers, !flags->no_time_sync && getpid() == 1);
 	(void)uv_run(&a->loop, UV_RUN_DEFAULT); /* returns when stopped */
 	return EXIT_SUCCESS;
 }

@@ -32,6 +32,7 @@ struct agt {
 	struct hf_list namespaces; /* struct agt_netns */
 	struct hf_list workers;    /* proc/worker.c */
 	size_t n_containers, n_processes, n_streams, n_workers, n_namespaces;
+	int oom_fd; /* host/oom.h */
 	uv_signal_t sigterm, sigint;
 	bool stopping; /* the virtual machine, or the agent, is to end */
 };

@@ -26,6 +26,13 @@ const char agt_flags_help[] =
 	"/run/holdfast-agent)\n"
 	"  -modules FILE                     kernel modules to load as PID 1, one path per line\n"
 	"                                    (default /etc/holdfast/modules)\n"
+	"  -helpers FILE                     programs to keep running, one command per line\n"
+	"                                    (default /etc/holdfast/helpers)\n"
+	"  -e PORT                           take entropy from this port of the host (1) at start\n"
+	"  -log-port PORT                    send the log to this port of the host (109)\n"
+	"  -disable-time-sync                run no chronyd\n"
+	"  -kmsgLogLevel N                   as PID 1: log the kernel's lines up to this priority\n"
+	"                                    (default 4, warnings)\n"
 	"  -hostname NAME                    to set as PID 1 (default holdfast)\n"
 	"  -loglevel LEVEL                   error, warning, info, debug or trace (default info)\n"
 	"  -log-format text|json             (default text)\n"
@@ -38,8 +45,8 @@ const char agt_flags_help[] =
 	"                                    -transport says\n"
 	"  -help, -version\n"
 	"\n"
-	"Accepted for hosts that pass them, without effect: -kmsgLogLevel, -gcs-mem-limit-bytes,\n"
-	"-disable-time-sync, -scrub-logs, -initial-policy-stance.\n";
+	"Accepted for hosts that pass them, without effect: -gcs-mem-limit-bytes, -scrub-logs,\n"
+	"-initial-policy-stance.\n";
 
 enum kind { BOOL, STRING, UINT, DURATION, LEVEL, FORMAT, TRANSPORT, IGNORED, IGNORED_BOOL };
 
@@ -53,6 +60,11 @@ static const struct flag {
 	{ "runtime", STRING, offsetof(struct agt_flags, runtime) },
 	{ "state", STRING, offsetof(struct agt_flags, state_dir) },
 	{ "modules", STRING, offsetof(struct agt_flags, modules) },
+	{ "e", UINT, offsetof(struct agt_flags, entropy_port) },
+	{ "log-port", UINT, offsetof(struct agt_flags, log_port) },
+	{ "helpers", STRING, offsetof(struct agt_flags, helpers) },
+	{ "disable-time-sync", BOOL, offsetof(struct agt_flags, no_time_sync) },
+	{ "kmsgLogLevel", UINT, offsetof(struct agt_flags, kmsg_level) },
 	{ "hostname", STRING, offsetof(struct agt_flags, hostname) },
 	{ "loglevel", LEVEL, offsetof(struct agt_flags, loglevel) },
 	{ "log-format", FORMAT, offsetof(struct agt_flags, log_format) },
@@ -64,9 +76,7 @@ static const struct flag {
 	{ "help", BOOL, offsetof(struct agt_flags, help) },
 	{ "h", BOOL, offsetof(struct agt_flags, help) },
 	{ "version", BOOL, offsetof(struct agt_flags, version) },
-	{ "kmsgLogLevel", IGNORED, 0 },
 	{ "gcs-mem-limit-bytes", IGNORED, 0 },
-	{ "disable-time-sync", IGNORED_BOOL, 0 },
 	{ "scrub-logs", IGNORED_BOOL, 0 },
 	{ "initial-policy-stance", IGNORED, 0 },
 };
@@ -191,6 +201,8 @@ int agt_flags_parse(struct agt_flags *f, int argc, char *const argv[], struct hf
 		.state_dir = "/run/holdfast-agent",
 		.modules = "/etc/holdfast/modules",
 		.hostname = "holdfast",
+		.helpers = "/etc/holdfast/helpers",
+		.kmsg_level = 4,
 		.loglevel = HF_LOG_INFO,
 		.root_mem_reserve = 78643200,
 	};

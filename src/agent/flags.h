@@ -19,6 +19,10 @@ struct agt_flags {
 	const char *state_dir;
 	const char *modules; /* file that lists kernel modules to load as PID 1 */
 	const char *hostname;
+	const char *helpers; /* file that lists programs to keep running */
+	bool no_time_sync;
+	uint64_t entropy_port, log_port; /* 0: none */
+	uint64_t kmsg_level;
 	enum hf_log_level loglevel;
 	enum hf_log_format log_format;
 	const char *logfile;       /* NULL: standard error */

@@ -2,6 +2,7 @@
 #include "agent.h"
 #include "base/fd.h"
 #include "boot/boot.h"
+#include "boot/ports.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -41,7 +42,7 @@ int main(int argc, char *argv[])
 	}
 	if (init)
 		agt_boot(&flags);
-	int log = open_log(flags.logfile);
+	int log = flags.log_port && !flags.logfile ? agt_log_pipe() : open_log(flags.logfile);
 	if (log < 0) {
 		(void)fprintf(
 			stderr, "holdfast-agent: -logfile=%s: %s\n", flags.logfile, strerror(-log));

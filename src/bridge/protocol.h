@@ -35,6 +35,7 @@ enum brg_type {
 	BRG_DELETE_STATE = 0x10100d01,
 	BRG_NOTIFICATION = 0x30100101, /* guest to host, id 0 */
 	BRG_ACKNOWLEDGE = 0x3f000101,  /* host to guest, id 0: Holdfast sessions only */
+	BRG_OOM = 0x3f000201,          /* guest to host, id 0: Holdfast sessions only */
 };
 
 static inline enum brg_kind brg_kind_of(uint32_t type)

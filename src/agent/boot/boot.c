@@ -131,6 +131,7 @@ void agt_boot(const struct agt_flags *flags)
 	if (flags->hostname && sethostname(flags->hostname, strlen(flags->hostname)) < 0)
 		hf_warn("boot: host name %s: %s", flags->hostname, strerror(errno));
 	agt_cgroup_set_up(flags->root_mem_reserve);
+	agt_cgroup_protect();
 }
 
 void agt_power_off(void)

@@ -17,6 +17,8 @@
 #define FILE_CAP  16384
 #define NO_LIMIT  INT64_MAX
 
+#define AGT_OWN_MEMORY "8388608" /* bytes that the agent and the runtime keep */
+
 /* The whole of a small file as text; -errno. */
 static ssize_t read_text(const char *folder, const char *name, char *text, size_t cap)
 {
@@ -200,6 +202,13 @@ json_t *agt_cgroup_metrics(const char *folder)
 		"memory_oom_control", oom);
 }
 
+uint64_t agt_cgroup_oom_kills(const char *folder)
+{
+	char events[1024] = "";
+	(void)read_text(folder, "memory.events", events, sizeof(events)); /* absent: none */
+	return (uint64_t)HF_MAX(keyed(events, "oom_kill"), 0);
+}
+
 void agt_cgroup_remove_pod(const char *id)
 {
 	static const char *const hierarchies[] = { "", "/memory", "/cpu", "/cpuacct", "/cpuset",
@@ -216,6 +225,20 @@ static void write_text(const char *path, const char *text)
 	HF_CLEANUP(fd_closep) int fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0 || write(fd, text, strlen(text)) < 0)
 		hf_warn("%s: %s: %s", path, text, strerror(errno));
+}
+
+void agt_cgroup_protect(void)
+{
+	const char *folder = is_folder(ROOT "/memory") ? ROOT "/memory/gcs" : ROOT "/gcs";
+	char path[64];
+	if (mkdir(folder, 0755) < 0 && errno != EEXIST) {
+		hf_warn("%s: %s", folder, strerror(errno));
+		return;
+	}
+	(void)snprintf(path, sizeof(path), "%s/cgroup.procs", folder);
+	write_text(path, "0"); /* the writer */
+	if (!is_folder(ROOT "/memory"))
+		write_text(ROOT "/gcs/memory.min", AGT_OWN_MEMORY);
 }
 
 void agt_cgroup_set_up(uint64_t reserve_bytes)

@@ -25,6 +25,12 @@ json_t *agt_cgroup_metrics(const char *folder);
 /* As PID 1: controllers for all below, and /pods limited to all memory but the reserve. */
 void agt_cgroup_set_up(uint64_t reserve_bytes);
 
+/* Processes of the group that were killed for want of memory; 0 when that is unknown. */
+uint64_t agt_cgroup_oom_kills(const char *folder);
+
+/* As PID 1: the agent in a group of its own, with memory that others cannot take. */
+void agt_cgroup_protect(void);
+
 /* Removes the group of a pod, which its sandbox's deletion leaves empty. */
 void agt_cgroup_remove_pod(const char *id);
 

@@ -5,6 +5,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "bridge/protocol.h"
+#include "oom.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -31,6 +32,7 @@ struct agt_container *agt_container_new(struct agt *a, const char *id)
 		return NULL;
 	*c = (struct agt_container){ .a = a, .local = { -1, -1, -1 } };
 	(void)snprintf(c->id, sizeof(c->id), "%s", id);
+	c->oom_wd = -1;
 	c->exit_type = "UnexpectedExit";
 	c->named_epoch = a->session.epoch;
 	hf_list_append(&a->containers, &c->link);
@@ -52,6 +54,7 @@ void agt_container_free(struct agt_container *c)
 	free(c->root);
 	free(c->scratch);
 	free(c->cgroup);
+	agt_oom_unwatch(c);
 	agt_netns_let_go(c->a, c);
 	hf_list_remove(&c->link);
 	c->a->n_containers--;
@@ -87,6 +90,7 @@ void agt_container_exited(struct agt_container *c)
 	if (c->notified)
 		return;
 	c->notified = true;
+	agt_oom_look(c); /* its last moments count */
 	hf_info("container %s: exited, code %u", c->id, c->init->exit_code);
 	json_t *note = json_pack("{s:s}", "ContainerId", c->id);
 	if (c->activity[0])

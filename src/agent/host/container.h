@@ -50,6 +50,8 @@ struct agt_container {
 	bool notified;
 	const char *exit_type; /* for the notification */
 	unsigned busy;
+	int oom_wd; /* host/oom.h */
+	uint64_t oom_kills;
 	uint64_t named_epoch; /* session epoch in which a host named it last */
 	struct agt_process *init;
 	int local[3]; /* init's streams until they are attached; a terminal's are [0] only */

@@ -234,8 +234,10 @@ void agt_session_notify(struct agt_session *s, struct agt_container *c, json_t *
 {
 	uint64_t seq = brg_publisher_next_seq(&s->publisher);
 	if (seq > 0)
-		json_object_set_new(
-			note_json, "Holdfast", json_pack("{s:I}", "Seq", (json_int_t)seq));
+		json_object_set_new(note_json, "Holdfast",
+			c->oom_kills ? json_pack("{s:I,s:I}", "Seq", (json_int_t)seq, "OomKills",
+					       (json_int_t)c->oom_kills)
+				     : json_pack("{s:I}", "Seq", (json_int_t)seq));
 	char *text = json_dumps(note_json, JSON_COMPACT);
 	json_decref(note_json);
 	struct brg_note *note = calloc(1, sizeof(*note));

@@ -122,6 +122,9 @@ static void child_exec(const struct agt_spawn *s, const struct rlimit *nofile, c
 			goto fail;
 	if (s->cwd && chdir(s->cwd) < 0)
 		goto fail;
+	int adj = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	ssize_t given_up = write(adj, "0", 1);  /* the agent's protection is not its children's */
+	(void)given_up;                         /* an agent that has none cannot give it up */
 	(void)setrlimit(RLIMIT_NOFILE, nofile); /* a lower soft limit is always granted */
 	sigset_t none;
 	(void)sigemptyset(&none);

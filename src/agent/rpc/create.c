@@ -2,6 +2,7 @@
 /* create.c - Create, Start and DeleteContainerState. */
 #include "agent/agent.h"
 #include "agent/host/cgroup.h"
+#include "agent/host/oom.h"
 #include "agent/net/netns.h"
 #include "agent/oci/pod.h"
 #include "agent/proc/worker.h"
@@ -159,6 +160,7 @@ static void on_created(void *arg, const struct agt_run_result *result)
 	memcpy(c->local, cr->local.ours, sizeof(c->local));
 	c->state = AGT_CONTAINER_CREATED;
 	c->cgroup = agt_cgroup_of(result->pid);
+	agt_oom_watch(c);
 	hf_info("container %s: created, pid %d", c->id, (int)result->pid);
 	agt_process_adopt(c->init, result->pid);
 	give_network(cr);

@@ -2,6 +2,7 @@
 /* query.c - GetProperties and DumpStacks: what goes on in the guest. */
 #include "agent/agent.h"
 #include "agent/host/cgroup.h"
+#include "agent/proc/monitor.h"
 #include "agent/proc/worker.h"
 #include "base/log.h"
 #include "bridge/protocol.h"
@@ -100,6 +101,8 @@ static void dump_objects(struct dump *d, const struct agt *a)
 			(unsigned long)((now - rq->began_us) / 1000), rq->orphan ? ", orphan" : "");
 	}
 	char text[120];
+	for (size_t i = 0; agt_monitor_describe(i, text, sizeof(text)); i++)
+		line(d, "%s\n", text);
 	for (size_t i = 0; agt_work_describe(a, i, text, sizeof(text)); i++)
 		line(d, "%s\n", text);
 	hf_list_for_each (l, &a->containers) {

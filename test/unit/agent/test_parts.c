@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* The small parts: words of a command line, allowed paths, specifications, error texts. */
 #include "../../lib/unit.h"
+#include "agent/boot/ports.h"
+#include "agent/host/cgroup.h"
+#include "agent/net/netlink.h"
 #include "agent/oci/runtime.h"
 #include "agent/oci/spec.h"
 #include "agent/oci/user.h"
+#include "agent/proc/monitor.h"
 #include "agent/proc/words.h"
 #include "agent/storage/tree.h"
 #include "bridge/protocol.h"
@@ -206,9 +210,69 @@ static void test_runtime_errors(void **state)
 	assert_int_equal(agt_runtime_hresult("something else"), BRG_E_FAIL);
 }
 
+static void test_w43_delay_of_restarts(void **state)
+{
+	(void)state;
+	uint32_t delay = 0;
+	for (int i = 0; i < 1000; i++) {
+		uint32_t next = agt_restart_delay(delay, 0);
+		assert_in_range(next, HF_MAX(delay, AGT_RESTART_MIN_MS), AGT_RESTART_MAX_MS);
+		delay = next;
+	}
+	assert_int_equal(delay, AGT_RESTART_MAX_MS); /* for ever: it never becomes "at once" */
+	assert_int_equal(agt_restart_delay(delay, AGT_RESTART_STABLE_MS), AGT_RESTART_MIN_MS);
+}
+
+static void test_w23_count_of_kills(void **state)
+{
+	(void)state;
+	char dir[] = "/tmp/hf-oom-XXXXXX", path[64];
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(agt_cgroup_oom_kills(dir), 0);
+	snprintf(path, sizeof(path), "%s/memory.events", dir);
+	FILE *f = fopen(path, "w");
+	fputs("low 0\nhigh 3\nmax 9\noom 2\noom_kill 7\noom_group_kill 1\n", f);
+	fclose(f);
+	assert_int_equal(agt_cgroup_oom_kills(dir), 7);
+	unlink(path);
+	rmdir(dir);
+}
+
+static void test_kmsg(void **state)
+{
+	(void)state;
+	unsigned priority;
+	char *text, good[] = "28,5,99,-;a line; of text\n SUBSYSTEM=x\n";
+	assert_int_equal(agt_kmsg_parse(good, &priority, &text), 0);
+	assert_int_equal(priority, 4);
+	assert_string_equal(text, "a line; of text");
+	char bad[][16] = { "", ";", "x;y", "4", "4,", "4;x" };
+	for (size_t i = 0; i < HF_ARRAY_SIZE(bad); i++)
+		assert_int_equal(agt_kmsg_parse(bad[i], &priority, &text), -EBADMSG);
+}
+
+static void test_w28_addresses(void **state)
+{
+	(void)state;
+	struct agt_ip ip;
+	assert_int_equal(agt_ip_parse("10.1.2.3/24", &ip), 0);
+	assert_int_equal(ip.prefix, 24);
+	assert_int_equal(agt_ip_parse("::/0", &ip), 0);
+	assert_true(agt_ip_is_zero(&ip));
+	static const char *const bad[] = { "", "/", "1.2.3", "1.2.3.4/33", "1.2.3.4/", "1.2.3.4/-1",
+		"fd00::1/129", "1.2.3.4/ 8", "1.2.3.4 ", "x", "1.2.3.4/8x",
+		"1111:2222:3333:4444:5555:6666:7777:8888:9999:aaaa:bbbb:cccc:dddd" };
+	for (size_t i = 0; i < HF_ARRAY_SIZE(bad); i++)
+		assert_int_equal(agt_ip_parse(bad[i], &ip), -EINVAL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_w43_delay_of_restarts),
+		cmocka_unit_test(test_w23_count_of_kills),
+		cmocka_unit_test(test_kmsg),
+		cmocka_unit_test(test_w28_addresses),
 		cmocka_unit_test(test_words),
 		cmocka_unit_test(test_paths),
 		cmocka_unit_test(test_trees),

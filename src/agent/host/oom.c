@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+#include "oom.h"
+#include "agent/agent.h"
+#include "base/log.h"
+#include "bridge/protocol.h"
+#include "cgroup.h"
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/inotify.h>
+
+static void tell(struct agt_container *c, uint64_t more)
+{
+	struct agt *a = c->a;
+	hf_warn("container %s: out of memory: %lu processes killed, %lu so far", c->id,
+		(unsigned long)more, (unsigned long)c->oom_kills);
+	if (!a->session.exists || !a->session.negotiated)
+		return; /* the exit tells the sum */
+	json_t *o =
+		json_pack("{s:s,s:I}", "ContainerId", c->id, "OomKills", (json_int_t)c->oom_kills);
+	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+	if (text) /* without room the next event has a higher sum */
+		(void)agt_link_send(&a->link, BRG_OOM, 0, text, strlen(text));
+	free(text);
+	json_decref(o);
+}
+
+void agt_oom_look(struct agt_container *c)
+{
+	uint64_t now = c->cgroup ? agt_cgroup_oom_kills(c->cgroup) : 0;
+	if (now <= c->oom_kills)
+		return;
+	uint64_t more = now - c->oom_kills;
+	c->oom_kills = now;
+	tell(c, more);
+}
+
+static void on_event(void *arg, int events)
+{
+	struct agt *a = arg;
+	char buf[4096] __attribute__((aligned(__alignof__(struct inotify_event))));
+	ssize_t n;
+	(void)events;
+	while ((n = read(a->oom_fd, buf, sizeof(buf))) > 0)
+		for (char *p = buf; p < buf + n;) {
+			const struct inotify_event *e = (const void *)p;
+			p += sizeof(*e) + e->len;
+			hf_list_for_each (l, &a->containers) {
+				struct agt_container *c =
+					HF_CONTAINER_OF(l, struct agt_container, link);
+				if (c->oom_wd == e->wd)
+					agt_oom_look(c);
+			}
+		}
+}
+
+int agt_oom_init(struct agt *a)
+{
+	struct agt_watch *w = NULL;
+	a->oom_fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	if (a->oom_fd < 0)
+		return -errno;
+	int r = agt_watch_new(&a->loop, a->oom_fd, on_event, a, &w);
+	if (r == 0)
+		agt_watch_set(w, UV_READABLE); /* for as long as the agent lives */
+	return r;
+}
+
+void agt_oom_watch(struct agt_container *c)
+{
+	char path[PATH_MAX];
+	if (!c->cgroup)
+		return;
+	(void)snprintf(path, sizeof(path), "%s/memory.events", c->cgroup);
+	c->oom_wd = inotify_add_watch(c->a->oom_fd, path, IN_MODIFY);
+}
+
+void agt_oom_unwatch(struct agt_container *c)
+{
+	if (c->oom_wd > 0)
+		(void)inotify_rm_watch(c->a->oom_fd, c->oom_wd); /* may have gone by itself */
+	c->oom_wd = -1;
+}
