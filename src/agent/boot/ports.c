@@ -137,19 +137,18 @@ struct entropy {
 static void on_entropy(void *arg, int events)
 {
 	struct entropy *e = arg;
-	struct {
-		struct rand_pool_info info;
-		uint8_t bytes[512];
-	} pool = { 0 };
+	uint8_t bytes[512];
+	uint32_t pool[2 + sizeof(bytes) / 4]; /* struct rand_pool_info: bits, bytes, the bytes */
 	(void)events;
-	ssize_t n = recv(e->fd, pool.bytes, sizeof(pool.bytes), 0);
+	ssize_t n = recv(e->fd, bytes, sizeof(bytes), 0);
 	if (n < 0 && errno == EAGAIN)
 		return;
 	if (n > 0 && e->total < AGT_ENTROPY_MAX) {
 		HF_CLEANUP(fd_closep) int fd = open("/dev/random", O_RDWR | O_CLOEXEC);
-		pool.info.entropy_count = (int)n * 8;
-		pool.info.buf_size = (int)n;
-		if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool) < 0)
+		pool[0] = (uint32_t)n * 8;
+		pool[1] = (uint32_t)n;
+		memcpy(pool + 2, bytes, (size_t)n);
+		if (fd < 0 || ioctl(fd, RNDADDENTROPY, pool) < 0)
 			hf_warn("entropy: %s", strerror(errno));
 		e->total += (size_t)n;
 		return;

@@ -98,8 +98,9 @@ void agt_refuse(struct agt_request *rq, int32_t hresult, const char *fmt, ...)
 	va_start(ap, fmt);
 	(void)vsnprintf(text, sizeof(text), fmt, ap); /* a cut text is still a text */
 	va_end(ap);
-	hf_debug("request %lu %s: refused 0x%08x: %s", (unsigned long)rq->id,
-		agt_request_name(rq->type), (unsigned)hresult, text);
+	hf_debug("request %lu %s: refused 0x%08x: %s%s%s", (unsigned long)rq->id,
+		agt_request_name(rq->type), (unsigned)hresult, text, rq->trace[0] ? ", trace " : "",
+		rq->trace);
 
 	json_t *message = json_string(text);
 	if (!message) /* cut within a character */
@@ -144,7 +145,11 @@ static void read_base(struct agt_request *rq)
 {
 	const char *id = agt_field_string(&rq->f, "ContainerId", "");
 	const char *activity = agt_field_string(&rq->f, "ActivityId", "");
-	(void)agt_field_object(&rq->f, "otsc"); /* only its type matters */
+	struct agt_fields otsc = agt_field_fields(&rq->f, "otsc", "otsc.");
+	const char *trace = agt_field_string(&otsc, "traceparent", "");
+	agt_fields_join(&rq->f, &otsc);
+	if (strlen(trace) == 55 && strspn(trace, "0123456789abcdef-") == 55)
+		(void)snprintf(rq->trace, sizeof(rq->trace), "%s", trace);
 	/* an empty or malformed one would be fatal to the host that reads it back */
 	if (is_guid(activity))
 		(void)snprintf(rq->activity, sizeof(rq->activity), "%s", activity);
@@ -171,6 +176,8 @@ void agt_request_run(struct agt_request *rq, const char *payload, size_t len)
 		rq->f.obj = msg;
 		read_base(rq);
 	}
+	hf_debug("request %lu %s: container \"%s\"%s%s", (unsigned long)rq->id, routes[route].name,
+		rq->container, rq->trace[0] ? ", trace " : "", rq->trace);
 	if (!agt_refuse_fields(rq, &rq->f))
 		routes[route].handler(rq);
 	json_decref(msg);

@@ -28,6 +28,7 @@ struct agt_request {
 	bool orphan;       /* a wait whose upstream host has gone (session.h) */
 	uint64_t began_us; /* for people: DumpStacks */
 	char activity[40]; /* a GUID, or "" */
+	char trace[56];    /* W3C traceparent of the host, or "" */
 	char container[AGT_ID_MAX + 1];
 	struct agt_fields f; /* of the message; gone when the handler has returned */
 
