@@ -121,8 +121,9 @@ static void print_counters(json_t *answer)
 {
 	const char *key;
 	json_t *v;
-	json_object_foreach (json_object_get(answer, "counters"), key, v)
+	json_object_foreach (json_object_get(answer, "counters"), key, v) {
 		printf("%-24s %lld\n", key, (long long)json_integer_value(v));
+	}
 }
 
 static const struct command {

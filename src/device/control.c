@@ -383,7 +383,7 @@ static int cmd_vm_cid(struct request *rq, struct hf_err *reterr)
 
 static int cmd_conn_reset(struct request *rq, struct hf_err *reterr)
 {
-	uint32_t host_port, guest_port, peer_cid = VSK_CID_HOST;
+	uint32_t host_port = 0, guest_port = 0, peer_cid = VSK_CID_HOST;
 	int r = get_port(rq, "host_port", &host_port, reterr);
 	if (r == 0)
 		r = get_port(rq, "guest_port", &guest_port, reterr);
