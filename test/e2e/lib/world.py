@@ -34,6 +34,7 @@ def main(*tests, qemu=True):
     """Runs the test functions, each in a world of its own; or only those named on the command line."""
     status = 0
     wanted = sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # so that worlds are closed
     try:
         if qemu:
             run = subprocess.run([qemu_binary(), "--version"], capture_output=True, text=True)
@@ -155,10 +156,24 @@ class World:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.popen.wait()
+        self.end_strays()
         if os.environ.get("HOLDFAST_TEST_KEEP"):
             print(f"kept: {self.path}")
         else:
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+    def end_strays(self):
+        """What was started by something that is dead by now; its command line or its node names this world's folder."""
+        mine = os.fsencode(f"{self.path}/")
+        for entry in pathlib.Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and int(entry.name) != os.getpid() and (
+                        mine in (entry / "cmdline").read_bytes() or
+                        b"HOLDFAST_NODE=" + mine in (entry / "environ").read_bytes()):
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except OSError:
+                continue  # it ended meanwhile
 
 
 class Lines:
