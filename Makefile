@@ -22,11 +22,11 @@ check: deps
 
 # What a change should pass before it is committed: under a minute.
 check-quick: all
-	meson test -C $(BUILD) --no-suite e2e --no-suite slow
+	meson test -C $(BUILD) --no-suite e2e --no-suite slow --no-suite long
 
 # What takes minutes: migrations that fail in every phase and way, twenty in a row, two that cross.
 check-slow: all
-	meson test -C $(BUILD) --suite slow
+	meson test -C $(BUILD) --suite long
 
 # The sanitized build's tests alone.
 check-asan: deps

@@ -123,10 +123,11 @@ static void print_policies(json_t *answer)
 {
 	size_t i;
 	json_t *p;
-	json_array_foreach (json_object_get(answer, "ports"), i, p)
+	json_array_foreach (json_object_get(answer, "ports"), i, p) {
 		printf("%lld-%lld %s\n", (long long)json_integer_value(json_object_get(p, "first")),
 			(long long)json_integer_value(json_object_get(p, "last")),
 			json_string_value(json_object_get(p, "policy")));
+	}
 	printf("default %s\n", json_string_value(json_object_get(answer, "default")));
 }
 
@@ -216,7 +217,7 @@ static int claim(struct cli *cli, int argc, char **argv)
 {
 	struct hf_conn_ctl *c;
 	struct hf_err err = { 0 };
-	struct hf_conn_claim got;
+	struct hf_conn_claim got = { .fd = -1 };
 	uint32_t host, guest;
 	int r = begin(&cli_conn_claim, cli, argc, argv, 4, -1, &c);
 	if (r != 0)
@@ -235,7 +236,7 @@ static int restore(struct cli *cli, int argc, char **argv)
 {
 	struct hf_conn_ctl *c;
 	struct hf_err err = { 0 };
-	struct hf_conn_claim got;
+	struct hf_conn_claim got = { .fd = -1 };
 	int r = begin(&cli_conn_restore, cli, argc, argv, 3, -1, &c);
 	if (r != 0)
 		return r - 1;

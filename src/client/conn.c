@@ -280,11 +280,14 @@ int hf_conn_attach_state(struct hf_conn_ctl *c, uint32_t host_port, uint32_t gue
 		return hf_err_set(reterr, -EMSGSIZE, "a state of %zu bytes; at most %d can travel",
 			n, HF_CONN_STATE_MAX);
 	HF_CLEANUP(hf_freep) char *hex = malloc(2 * n + 1);
-	json_t *args = hex ? ports_json(host_port, guest_port) : NULL;
-	if (!args)
+	if (!hex)
 		return hf_err_set(reterr, -ENOMEM, "no memory");
 	hex_encode(data, n, hex);
-	json_object_set_new(args, "state", json_string(hex));
+	json_t *args = ports_json(host_port, guest_port);
+	if (json_object_set_new(args, "state", json_string(hex)) < 0) {
+		json_decref(args);
+		return hf_err_set(reterr, -ENOMEM, "no memory");
+	}
 	return tell(c, "conn-attach-state", args, reterr);
 }
 

@@ -32,7 +32,7 @@ class Skip(Exception):
 
 def main(*tests, qemu=True):
     """Runs the test functions, each in a world of its own; or only those named on the command line."""
-    status = 0
+    passed = skipped = failed = 0
     wanted = sys.argv[1:]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # so that worlds are closed
     try:
@@ -49,18 +49,19 @@ def main(*tests, qemu=True):
         world = World()
         try:
             test(world)
+            passed += 1
             print(f"{test.__name__}: passed ({time.monotonic() - began:.1f} s)", flush=True)
         except Skip as why:
             print(f"{test.__name__}: skipped: {why}", flush=True)
-            status = status or 77
+            skipped += 1
         except Exception:
             traceback.print_exc()
             world.show_logs()
             print(f"{test.__name__}: failed", flush=True)
-            status = 1
+            failed += 1
         finally:
             world.close()
-    sys.exit(status)
+    sys.exit(1 if failed else 77 if skipped and not passed else 0)
 
 
 def wait_for(what, condition, deadline=None, interval=0.01):
