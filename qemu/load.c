@@ -9,7 +9,7 @@
  *
  * With LD_PRELOAD, which serves KVM too: the module's connect(2) stands before libc's. QEMU's first
  * connect is the one to a back end's socket; by then its types are registered, and no device is
- *made yet.
+ * made yet.
  *
  *	HOLDFAST_QEMU_MODE=disruptive HOLDFAST_QEMU_STATE=beside LD_PRELOAD=.../holdfast-qemu.so \
  *		qemu-system-x86_64 ...

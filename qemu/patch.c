@@ -3,13 +3,13 @@
  * patch.c - a migratable description for vhost-user-vsock-device.
  *
  * QEMU has two vsock devices on one common base. vhost-vsock-device (the kernel's back end) has a
- *VMStateDescription with which it migrates; vhost-user-vsock-device has one that says
+ * VMStateDescription with which it migrates; vhost-user-vsock-device has one that says
  *"unmigratable" and nothing more. The state to be moved is the same for both: the virtio device. So
- *the user device is given a copy of the kernel device's description. The copy's post_load, which
- *sends TRANSPORT_RESET to the guest, is kept (disruptive) or cleared (seamless).
+ * the user device is given a copy of the kernel device's description. The copy's post_load, which
+ * sends TRANSPORT_RESET to the guest, is kept (disruptive) or cleared (seamless).
  *
  * No QEMU header is used, so that one module serves every QEMU. What is known of a description,
- *from QEMU 7.2 to 11.1:
+ * from QEMU 7.2 to 11.1:
  *
  *	word 0		its name
  *	word 1		unmigratable (low half), version (high half)
@@ -19,9 +19,9 @@
  *	last		subsections: none; the copy may get one (state.c)
  *
  * The number of callbacks is the one thing that differs; the fields end it. Where a class keeps its
- *description also differs: it is the only word that, at the same place of both classes, points to a
- *description of the right name. Anything else than exactly this is refused, before a byte of QEMU
- *has been changed.
+ * description also differs: it is the only word that, at the same place of both classes, points to a
+ * description of the right name. Anything else than exactly this is refused, before a byte of QEMU
+ * has been changed.
  */
 #include "patch.h"
 

@@ -82,8 +82,7 @@ static int fail(struct demo *d, const char *what, const struct hf_err *err)
 	return err->code ? err->code : -EIO;
 }
 
-/* --- Streams
- * -------------------------------------------------------------------------------------- */
+/* ---- Streams ---- */
 
 static void take_line(struct lines *l)
 {
@@ -175,8 +174,7 @@ static int pump(struct demo *d, struct hf_vm *vm, uint64_t ms, json_t **ret_answ
 	}
 }
 
-/* --- Requests
- * ------------------------------------------------------------------------------------- */
+/* ---- Requests ---- */
 
 static struct hf_vm *begin(struct demo *d, json_t *request, struct hf_err *err)
 {
@@ -245,8 +243,7 @@ static int run_script(struct demo *d, const char *script, char *out, size_t cap,
 	return r;
 }
 
-/* --- One cycle
- * ------------------------------------------------------------------------------------ */
+/* ---- One cycle ---- */
 
 static void on_progress(void *ctx, const char *text)
 {
@@ -332,8 +329,7 @@ static int cycle(struct demo *d, struct cycle *c)
 	return r < 0 ? fail(d, c->mode, &err) : 0;
 }
 
-/* --- The whole
- * ------------------------------------------------------------------------------------ */
+/* ---- The whole ---- */
 
 static int boot(struct demo *d)
 {

@@ -31,7 +31,7 @@ struct session {
 
 static volatile sig_atomic_t size_changed;
 static struct termios saved;
-static bool is_raw;
+static volatile sig_atomic_t is_raw;
 
 static void on_winch(int signo)
 {
@@ -46,14 +46,28 @@ static void restore_terminal(void)
 	is_raw = false;
 }
 
+/* Ends as the signal would have ended us, with the terminal as we found it. */
+static void on_end(int signo)
+{
+	restore_terminal();
+	(void)raise(signo); /* its action is the default again: SA_RESETHAND */
+}
+
 static void make_raw(void)
 {
+	static const int ends[] = { SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGPIPE };
+
 	if (!isatty(STDIN_FILENO) || tcgetattr(STDIN_FILENO, &saved) < 0)
 		return;
 	struct termios raw = saved;
 	cfmakeraw(&raw);
 	is_raw = tcsetattr(STDIN_FILENO, TCSANOW, &raw) == 0;
 	(void)atexit(restore_terminal);
+	for (size_t i = 0; i < HF_ARRAY_SIZE(ends); i++)
+		(void)sigaction(ends[i],
+			&(struct sigaction){
+				.sa_handler = on_end, .sa_flags = SA_RESETHAND | SA_NODEFER },
+			NULL);
 	/* Without SA_RESTART: a change of size must end the poll. */
 	(void)sigaction(SIGWINCH, &(struct sigaction){ .sa_handler = on_winch }, NULL);
 	size_changed = 1;

@@ -11,7 +11,7 @@
  *
  * Everything that reaches the application is delivered inside hf_guest_dispatch(); calls of the
  * application only change our objects, mark what they touched and wake the descriptor. Objects that
- *a callback gives up are freed at the end of the dispatch.
+ * a callback gives up are freed at the end of the dispatch.
  */
 #ifndef HF_GUEST_INTERNAL_H
 #define HF_GUEST_INTERNAL_H

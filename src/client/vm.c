@@ -7,7 +7,7 @@
  *	connected
  *	-ENOENT		there is no control.sock: the VM was ended, or never was; final
  *	others		the supervisor is dead or busy: one that was there before is waited for,
- *until patience is over; one that was not is an error at once
+ * until patience is over; one that was not is an error at once
  *
  * A request is kept until it is answered, and sent again on each new connection. An answer with
  * EAGAIN means "not now": it is sent again a little later.
@@ -44,8 +44,7 @@ uint64_t vm_now_ms(void)
 	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
-/* --- Finding the supervisor
- * ----------------------------------------------------------------------- */
+/* ---- Finding the supervisor ---- */
 
 /* Where moved.json of this node points to: 1 and the node, or 0. */
 static int moved_to(const char *node, const char *name, char to[HF_NODE_PATH_MAX])
@@ -185,8 +184,7 @@ int vm_answer_error(json_t *msg, struct hf_err *reterr)
 		"%s", text ? text : "the supervisor refused without a reason");
 }
 
-/* --- Requests
- * ------------------------------------------------------------------------------------- */
+/* ---- Requests ---- */
 
 int hf_vm_new(const char *node, const char *name, struct hf_vm **ret_vm, struct hf_err *reterr)
 {
@@ -381,8 +379,7 @@ int hf_vm_call(struct hf_vm *vm, const char *request_json, hf_vm_event_fn *on_ev
 	return *ret_json ? 0 : hf_err_set(reterr, -ENOMEM, "no memory");
 }
 
-/* --- The list
- * ------------------------------------------------------------------------------------- */
+/* ---- The list ---- */
 
 static int list_one(const char *node, const char *name, hf_vm_list_fn *fn, void *ctx)
 {

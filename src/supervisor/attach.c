@@ -9,9 +9,9 @@
  * its successor asks the guest for the position, and the command line sends from there again.
  *
  * Of output only the last --log-max bytes are kept. A reader that is further behind is told, when
- *it attaches, where the rest begins; one that falls behind while it is attached is cut off, and
- *attaches again. A process waits for a reader that attached with "hold", when it is half of that
- *behind.
+ * it attaches, where the rest begins; one that falls behind while it is attached is cut off, and
+ * attaches again. A process waits for a reader that attached with "hold", when it is half of that
+ * behind.
  *
  *	taken by the guest <= written to the guest stream <= received here
  *	= rs_rx_taken()       hf_guest_stream_written()

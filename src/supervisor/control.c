@@ -27,8 +27,7 @@ struct waiter {
 	char name[PROC_KEY_MAX + 1]; /* of the process; WAIT_KILLED: the key */
 };
 
-/* --- Answers
- * -------------------------------------------------------------------------------------- */
+/* ---- Answers ---- */
 
 void client_ok(struct client *c, json_t *id, json_t *fields)
 {
@@ -61,8 +60,7 @@ void control_event(struct sup *sup, json_t *event)
 	json_decref(event);
 }
 
-/* --- Waiters
- * -------------------------------------------------------------------------------------- */
+/* ---- Waiters ---- */
 
 static void waiter_free(struct sup *sup, struct waiter *w)
 {
@@ -150,8 +148,7 @@ void control_kill_done(struct sup *sup, const struct proc_kill *k)
 	}
 }
 
-/* --- Commands
- * ------------------------------------------------------------------------------------- */
+/* ---- Commands ---- */
 
 static void do_version(struct client *c, json_t *id, json_t *args)
 {
@@ -433,8 +430,7 @@ static void dispatch(struct client *c, json_t *id, const char *cmd, json_t *args
 	client_err(c, id, ENOSYS, "%.40s: no such command", cmd);
 }
 
-/* --- Clients
- * -------------------------------------------------------------------------------------- */
+/* ---- Clients ---- */
 
 void client_release(struct client *c)
 {

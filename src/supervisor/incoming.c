@@ -75,8 +75,7 @@ static void give_up(struct sup *sup, const char *why)
 	sup_end(sup, 1, why);
 }
 
-/* --- prepare, listen
- * ------------------------------------------------------------------------------ */
+/* ---- prepare, listen ---- */
 
 static void on_machine(struct sup *sup, const struct hf_err *err)
 {
@@ -177,8 +176,7 @@ static void do_listen(struct incoming *in, json_t *args, struct hf_err *reterr)
 		in->sup);
 }
 
-/* --- output, blob, chunk
- * -------------------------------------------------------------------------- */
+/* ---- output, blob, chunk ---- */
 
 /* The bytes of "data"; to be freed. */
 static uint8_t *bytes_of(json_t *args, size_t *ret_n, struct hf_err *reterr)
@@ -275,8 +273,7 @@ static void do_chunk(struct incoming *in, json_t *args, struct hf_err *reterr)
 		answer(in, NULL, NULL);
 }
 
-/* --- load
- * ----------------------------------------------------------------------------------------- */
+/* ---- load ---- */
 
 static void claim_next(struct incoming *in);
 static void wake(struct incoming *in);
@@ -425,8 +422,7 @@ static void do_unload(struct incoming *in, json_t *args, struct hf_err *reterr)
 	answer(in, NULL, NULL);
 }
 
-/* --- go, commit, abort
- * ---------------------------------------------------------------------------- */
+/* ---- go, commit, abort ---- */
 
 static void do_go(struct incoming *in, json_t *args, struct hf_err *reterr)
 {

@@ -32,8 +32,7 @@ struct machine {
 	machine_done_fn *done;
 };
 
-/* --- What the two programs say
- * -------------------------------------------------------------------- */
+/* ---- What the two programs say ---- */
 
 /* The module tells; one that does not know the question, in an old QEMU, has no other way. */
 static void on_state_way(void *ctx, const struct hf_err *err, json_t *result)
@@ -126,8 +125,7 @@ static int open_monitor(struct sup *sup)
 	return r;
 }
 
-/* --- Killing
- * -------------------------------------------------------------------------------------- */
+/* ---- Killing ---- */
 
 static void kill_one(pid_t *pid, int signo)
 {
@@ -163,8 +161,7 @@ int machine_adopt(struct sup *sup)
 	return 0;
 }
 
-/* --- Starting
- * ------------------------------------------------------------------------------------- */
+/* ---- Starting ---- */
 
 static void finish(struct machine *m, const struct hf_err *err)
 {

@@ -9,7 +9,7 @@
  *		(no control.sock) from a death (one that nobody listens at)
  *
  * Both ways to be told to go away, SIGTERM and SIGINT, end the supervisor and leave the VM alone:
- *the next `holdfast vm run` adopts it.
+ * the next `holdfast vm run` adopts it.
  */
 #include "supervisor_internal.h"
 #include <errno.h>
@@ -63,8 +63,7 @@ json_t *sup_read_json(const char *path, struct hf_err *reterr)
 	return json;
 }
 
-/* --- Telling the one who waits for readiness
- * ------------------------------------------------------ */
+/* ---- Telling the one who waits for readiness ---- */
 
 static void tell(struct sup *sup, json_t *msg)
 {
@@ -123,8 +122,7 @@ void sup_fail(struct sup *sup, const struct hf_err *err)
 	sup_end(sup, 1, err->text);
 }
 
-/* --- The folder
- * ----------------------------------------------------------------------------------- */
+/* ---- The folder ---- */
 
 static int make_dirs(const char *path, struct hf_err *reterr)
 {
@@ -181,8 +179,7 @@ static int clear_folder(struct sup *sup, struct hf_err *reterr)
 	return r;
 }
 
-/* --- Starting
- * ------------------------------------------------------------------------------------- */
+/* ---- Starting ---- */
 
 static void on_machine_started(struct sup *sup, const struct hf_err *err)
 {

@@ -115,8 +115,7 @@ static void peer_done(struct outgoing *o, enum mig_phase phase, const struct hf_
 		done(o, phase);
 }
 
-/* --- prepare
- * -------------------------------------------------------------------------------------- */
+/* ---- prepare ---- */
 
 static void on_prepared(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
 {
@@ -188,8 +187,7 @@ static void try_peer(struct outgoing *o)
 		on_prepared, o);
 }
 
-/* --- setup
- * ---------------------------------------------------------------------------------------- */
+/* ---- setup ---- */
 
 static void on_setup(void *ctx, const struct hf_err *err, json_t *result)
 {
@@ -241,8 +239,7 @@ static void on_listening(void *ctx, const struct hf_err *err, json_t *answer, in
 		o->sup);
 }
 
-/* --- what goes over
- * ------------------------------------------------------------------------------- */
+/* ---- what goes over ---- */
 
 static void send_next(struct outgoing *o);
 static void pieces_sent(struct outgoing *o);
@@ -377,8 +374,7 @@ static void send_next(struct outgoing *o)
 		pieces_sent(o);
 }
 
-/* --- precopy
- * -------------------------------------------------------------------------------------- */
+/* ---- precopy ---- */
 
 static void on_migrate(void *ctx, const struct hf_err *err, json_t *result)
 {
@@ -434,8 +430,7 @@ void outgoing_on_qemu(struct sup *sup, const char *event, json_t *data)
 		monitor_call(sup->mon, "query-migrate", NULL, on_failure_reason, sup);
 }
 
-/* --- quiesce, save
- * -------------------------------------------------------------------------------- */
+/* ---- quiesce, save ---- */
 
 /* The device delivers nothing more: what the session reads now is all that it will have read. */
 static void on_frozen(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
@@ -555,8 +550,7 @@ static void save(struct outgoing *o)
 			o->sup);
 }
 
-/* --- switchover, commit
- * --------------------------------------------------------------------------- */
+/* ---- switchover, commit ---- */
 
 static void on_continue(void *ctx, const struct hf_err *err, json_t *result)
 {
@@ -623,8 +617,7 @@ static void on_numbers(void *ctx, const struct hf_err *err, json_t *result)
 		failf(o, MIG_COMMIT, -ECONNRESET, "the destination's supervisor is gone");
 }
 
-/* --- The controller's orders
- * ---------------------------------------------------------------------- */
+/* ---- The controller's orders ---- */
 
 static void enter(struct outgoing *o, enum mig_phase phase)
 {
@@ -995,8 +988,7 @@ void outgoing_qemu_lost(struct sup *sup)
 	sup_end(sup, 1, "QEMU has ended in a migration");
 }
 
-/* --- After the death of a supervisor in a migration
- * ------------------------------------------------ */
+/* ---- After the death of a supervisor in a migration ---- */
 
 static void on_recover_cancelled(void *ctx, const struct hf_err *err, json_t *result);
 

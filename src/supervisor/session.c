@@ -67,8 +67,7 @@ int session_load(struct sup *sup, json_t *state, char **ret_guest, struct hf_err
 	return 0;
 }
 
-/* --- The guest on the loop
- * ------------------------------------------------------------------------ */
+/* ---- The guest on the loop ---- */
 
 void session_dispatch(struct sup *sup)
 {
@@ -110,8 +109,7 @@ static void on_guest_prepare(uv_prepare_t *h)
 			&sup->guest_timer, on_guest_timer, (uint64_t)(us + 999) / 1000, 0);
 }
 
-/* --- Output
- * --------------------------------------------------------------------------------------- */
+/* ---- Output ---- */
 
 #define OUTPUT_PATH_MAX (HF_NODE_PATH_MAX + PROC_NAME_MAX + 16)
 
@@ -294,8 +292,7 @@ static void on_retry(uv_timer_t *h)
 	}
 }
 
-/* --- Processes: one step after the other
- * ---------------------------------------------------------- */
+/* ---- Processes: one step after the other ---- */
 
 static void over(struct proc *p, enum proc_state state, const char *error)
 {
@@ -534,8 +531,7 @@ static void on_answer(void *ctx, const struct hf_guest_answer *a)
 		step_done(sup, p, a);
 }
 
-/* --- The guest's identity
- * ------------------------------------------------------------------------- */
+/* ---- The guest's identity ---- */
 
 void session_lose_all(struct sup *sup, const char *why)
 {
@@ -590,8 +586,7 @@ static int on_state_changed(void *ctx, struct hf_guest *g)
 	return session_save(sup);
 }
 
-/* --- Opening and closing
- * -------------------------------------------------------------------------- */
+/* ---- Opening and closing ---- */
 
 /* Finds the table's streams again among those of an adopted state. */
 static int find_streams(struct sup *sup, bool whole, struct hf_err *reterr)

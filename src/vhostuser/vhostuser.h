@@ -19,7 +19,7 @@
  *
  * Messages that need nothing of the device (protocol features, configuration space, counts,
  * status) are answered here. docs/vhost-user.md holds the table of messages and the states of
- *rings.
+ * rings.
  */
 #ifndef VHOSTUSER_VHOSTUSER_H
 #define VHOSTUSER_VHOSTUSER_H

@@ -6,8 +6,8 @@
  * memfd, and works the rings like Linux's driver: every rx buffer is supplied again once read, each
  * packet is a chain. Guest memory has two regions, rings in the first and buffers in the second,
  * which begins at 4 GiB. Every call that waits gives up after FE_TIMEOUT_MS; all return 0 or a
- *count, or -errno (-ETIMEDOUT, -EPROTO when a request was refused, -ENODATA when the back end hung
- *up).
+ * count, or -errno (-ETIMEDOUT, -EPROTO when a request was refused, -ENODATA when the back end hung
+ * up).
  *
  *	fe_open(&f, path, &cfg);	connect and negotiate
  *	fe_start(&f);			memory, rings, go

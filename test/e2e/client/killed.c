@@ -4,7 +4,7 @@
  *
  * usage: killed AGENT		runs the tests
  *        killed --child DIR RAMP	one life of an application: it runs `cat` in the guest, feeds
- *it a ramp of prime length and writes what comes back to DIR/output
+ * it a ramp of prime length and writes what comes back to DIR/output
  *
  * The parent kills the child with SIGKILL again and again. At the end the output is the ramp, byte
  * for byte, and the command was started once.

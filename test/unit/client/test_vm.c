@@ -237,8 +237,7 @@ static void test_patience_ends(void **state)
 	hf_vm_free(vm);
 }
 
-/* --- A stream whose connection is cut after every few bytes
- * ---------------------------------------- */
+/* ---- A stream whose connection is cut after every few bytes ---- */
 
 #define TOTAL 1000
 
