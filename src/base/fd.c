@@ -60,6 +60,17 @@ int fd_write_all(int fd, const void *buf, size_t n)
 	return 0;
 }
 
+int fd_read_line(const char *path, char *text, size_t cap)
+{
+	HF_CLEANUP(fd_closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, cap - 1);
+	if (n < 0)
+		return -errno;
+	text[n] = '\0';
+	text[strcspn(text, "\n")] = '\0';
+	return 0;
+}
+
 int unix_addr(const char *path, struct sockaddr_un *ret_addr)
 {
 	size_t n = strlen(path);

@@ -30,6 +30,9 @@ int fd_set_nonblock(int fd, bool on);
 int fd_read_all(int fd, void *buf, size_t n);
 int fd_write_all(int fd, const void *buf, size_t n);
 
+/* The first line of a small file, without its end, cut to cap - 1 bytes. 0, or -errno. */
+int fd_read_line(const char *path, char *text, size_t cap);
+
 /* Fills the address of a Unix socket: -ENAMETOOLONG over 107 bytes, -EINVAL when empty. */
 int unix_addr(const char *path, struct sockaddr_un *ret_addr);
 

@@ -116,17 +116,6 @@ void agt_adapter_read(struct agt_fields *f, struct agt_adapter *ad)
 		refuse(f, "ID", "", "the adapter's id");
 }
 
-static int read_text(const char *path, char *text, size_t cap)
-{
-	HF_CLEANUP(fd_closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, text, cap - 1);
-	if (n < 0)
-		return -errno;
-	text[n] = '\0';
-	text[strcspn(text, "\n")] = '\0';
-	return 0;
-}
-
 /* The first interface in the folder that has the MAC address (or any, when that is ""). */
 static bool look(const char *folder, const char *mac, char name[IF_NAMESIZE])
 {
@@ -138,7 +127,7 @@ static bool look(const char *folder, const char *mac, char name[IF_NAMESIZE])
 			continue;
 		(void)snprintf(path, sizeof(path), "%s/%s/address", folder, e->d_name);
 		found = !mac[0] ||
-			(read_text(path, text, sizeof(text)) == 0 && !strcasecmp(text, mac));
+			(fd_read_line(path, text, sizeof(text)) == 0 && !strcasecmp(text, mac));
 		if (found)
 			(void)snprintf(name, IF_NAMESIZE, "%s", e->d_name);
 	}

@@ -32,17 +32,6 @@ static void sleep_ms(long ms)
 	(void)nanosleep(&ts, NULL); /* shorter does no harm */
 }
 
-static int read_text(const char *path, char *text, size_t cap)
-{
-	HF_CLEANUP(fd_closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, text, cap - 1);
-	if (n < 0)
-		return -errno;
-	text[n] = '\0';
-	text[strcspn(text, "\n")] = '\0';
-	return 0;
-}
-
 /* The n-th number, in ascending order, of entries PREFIX<number> that are of virtio-scsi (or of
  * anybody, when `driver` is NULL). -ENODEV when there are not so many. */
 static int nth_host(const char *folder, const char *driver, uint32_t n)
@@ -59,7 +48,7 @@ static int nth_host(const char *folder, const char *driver, uint32_t n)
 				continue;
 			(void)snprintf(path, sizeof(path), "%s/%s/proc_name", folder, e->d_name);
 			if (!driver ||
-				(read_text(path, name, sizeof(name)) == 0 && !strcmp(name, driver)))
+				(fd_read_line(path, name, sizeof(name)) == 0 && !strcmp(name, driver)))
 				best = number;
 		}
 		if (d)
@@ -112,7 +101,7 @@ static bool find_partition(const char *folder, uint32_t partition, char *name, s
 	DIR *d = opendir(folder);
 	for (struct dirent *e; d && !found && (e = readdir(d));) {
 		(void)snprintf(path, sizeof(path), "%s/%s/partition", folder, e->d_name);
-		found = e->d_name[0] != '.' && read_text(path, text, sizeof(text)) == 0 &&
+		found = e->d_name[0] != '.' && fd_read_line(path, text, sizeof(text)) == 0 &&
 			strtoul(text, NULL, 10) == partition &&
 			snprintf(name, cap, "%s", e->d_name) < (int)cap;
 	}
