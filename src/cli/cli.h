@@ -52,6 +52,8 @@ void cli_print_json(json_t *json); /* one line; takes it over */
 
 /* One request to a VM, the answer parsed; NULL and the error printed on failure. */
 json_t *cli_ask(const struct cli *cli, const char *vm, json_t *request);
+/* The same, of which only success counts: the exit code. With --json the answer is printed. */
+int cli_tell(const struct cli *cli, const char *vm, json_t *request);
 
 /* A process's streams between here and the VM until it is over. */
 struct cli_io {

@@ -121,6 +121,17 @@ json_t *cli_ask(const struct cli *cli, const char *vm_name, json_t *request)
 	return json;
 }
 
+int cli_tell(const struct cli *cli, const char *vm, json_t *request)
+{
+	json_t *answer = cli_ask(cli, vm, request);
+	if (!answer)
+		return CLI_FAILED;
+	if (cli->json)
+		cli_print_json(json_incref(answer));
+	json_decref(answer);
+	return CLI_OK;
+}
+
 int cli_number(const char *text, long min, long max, long *ret)
 {
 	char *end;

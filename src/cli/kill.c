@@ -32,15 +32,9 @@ static int run(struct cli *cli, int argc, char **argv)
 	int r = cli_options(&cli_kill, cli, argc, argv, options, take, &signo, 2, 2);
 	if (r != 0)
 		return cli_options_exit(r);
-	json_t *answer = cli_ask(cli, argv[optind],
+	return cli_tell(cli, argv[optind],
 		json_pack("{s:s, s:s, s:I}", "cmd", "kill", "process", argv[optind + 1], "signal",
 			(json_int_t)signo));
-	if (!answer)
-		return CLI_FAILED;
-	if (cli->json)
-		cli_print_json(json_incref(answer));
-	json_decref(answer);
-	return CLI_OK;
 }
 
 const struct cli_verb cli_kill = { "kill", "[-s SIGNAL] VM PROCESS",

@@ -52,14 +52,7 @@ static int run(struct cli *cli, int argc, char **argv)
 	const char *vm = argv[optind], *container = argv[optind + 1];
 	if (force)
 		end(cli, vm, container);
-	json_t *answer =
-		cli_ask(cli, vm, json_pack("{s:s, s:s}", "cmd", "rm", "container", container));
-	if (!answer)
-		return CLI_FAILED;
-	if (cli->json)
-		cli_print_json(json_incref(answer));
-	json_decref(answer);
-	return CLI_OK;
+	return cli_tell(cli, vm, json_pack("{s:s, s:s}", "cmd", "rm", "container", container));
 }
 
 const struct cli_verb cli_rm = { "rm", "[--force] VM CONTAINER",

@@ -209,13 +209,7 @@ static int stop_vm(struct cli *cli, int argc, char **argv)
 	int r = cli_options(&cli_vm_stop, cli, argc, argv, NULL, NULL, NULL, 1, 1);
 	if (r != 0)
 		return cli_options_exit(r);
-	json_t *answer = cli_ask(cli, argv[optind], json_pack("{s:s}", "cmd", "stop"));
-	if (!answer)
-		return CLI_FAILED;
-	if (cli->json)
-		cli_print_json(json_incref(answer));
-	json_decref(answer);
-	return CLI_OK;
+	return cli_tell(cli, argv[optind], json_pack("{s:s}", "cmd", "stop"));
 }
 
 const struct cli_verb cli_vm_stop = { "vm stop", "NAME",
