@@ -63,10 +63,13 @@ static void test_other_types_and_other_guests_get_rst(void **state)
 	guest(&g, VSK_OP_REQUEST, 0, 0); /* D3.2 */
 	expect_op(&g, VSK_OP_RST);
 	assert_int_equal(g.sent.type, VSK_TYPE_SEQPACKET);
-	g.p.type = 3;
+	g.p.type = 3; /* D1.10: datagrams are in no specification */
 	guest(&g, VSK_OP_RW, 9, 0);
 	expect_op(&g, VSK_OP_RST);
 	assert_int_equal(g.sent.type, 3);
+	guest(&g, VSK_OP_REQUEST, 0, 0);
+	assert_int_equal(g.ev.kind, VSK_EV_NONE);
+	expect_op(&g, VSK_OP_RST);
 	g.p.type = VSK_TYPE_STREAM;
 	static const uint32_t nobody[] = { 0, 1, CID, UINT32_MAX }; /* D1.3, and itself */
 	for (size_t i = 0; i < HF_ARRAY_SIZE(nobody); i++) {
@@ -652,6 +655,50 @@ static void test_payload_carries_credit(void **state)
 	expect_nothing(&g);
 }
 
+/* D4.3: only payload counts, both ways: control packets cost nothing. */
+static void test_control_packets_cost_no_credit(void **state)
+{
+	(void)state;
+	struct rig g;
+	rig_init(&g);
+	struct vsk_conn *c = guest_opens(&g);
+	g.p.buf_alloc = 3000;
+	for (int i = 0; i < 1000; i++) {
+		guest(&g, VSK_OP_CREDIT_REQUEST, 0, 0);
+		expect_op(&g, VSK_OP_CREDIT_UPDATE);
+		assert_int_equal(g.sent.fwd_cnt, 0);
+	}
+	guest(&g, VSK_OP_RW, BUF, 0); /* all of the buffer is still there */
+	assert_int_equal(g.ev.kind, VSK_EV_DATA);
+	vsk_host_readable(&g.v, c);
+	host_sends(&g, c, 3000); /* and all of the guest's */
+	took(&g, c, BUF);
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	assert_int_equal(g.sent.fwd_cnt, BUF);
+}
+
+/* D4.4: what one flow has delivered says nothing about another, nor does what has only arrived. */
+static void test_each_flow_has_its_own_count(void **state)
+{
+	(void)state;
+	struct rig g;
+	rig_init(&g);
+	g.p.src_port = 1;
+	struct vsk_conn *first = guest_opens(&g);
+	guest(&g, VSK_OP_RW, 4000, 0);
+	g.p.src_port = 2;
+	(void)guest_opens(&g);
+	guest(&g, VSK_OP_RW, 5000, 0);
+	took(&g, first, 3999);
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	assert_int_equal(g.sent.dst_port, 1);
+	assert_int_equal(g.sent.fwd_cnt, 3999);
+	guest(&g, VSK_OP_CREDIT_REQUEST, 0, 0);
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	assert_int_equal(g.sent.dst_port, 2);
+	assert_int_equal(g.sent.fwd_cnt, 0);
+}
+
 /* The last packet of a grant may be sent although what room was left before it is not worth asking
  * for (D4.10). */
 static void test_one_grant_in_several_packets(void **state)
@@ -962,6 +1009,69 @@ static void test_rst_in_any_state(void **state)
 	assert_int_equal(g.v.n_free, SLOTS);
 }
 
+/* D5.7: the ports of a connection are used again when its RST has been sent or has come, not
+ * before.
+ */
+static void test_ports_wait_for_the_reset(void **state)
+{
+	(void)state;
+	struct rig g;
+	rig_init(&g);
+	struct vsk_conn *c = guest_opens(&g);
+	guest(&g, VSK_OP_SHUTDOWN, 0, VSK_SHUT_BOTH);
+	expect_closed(&g, VSK_WHY_CLEAN);
+	guest(&g, VSK_OP_REQUEST, 0, 0); /* too early: its RST, on the way, is the answer */
+	assert_int_equal(g.ev.kind, VSK_EV_NONE);
+	vsk_release(&g.v, c);
+	expect_op(&g, VSK_OP_RST);
+	expect_nothing(&g);
+	c = guest_opens(&g);
+
+	host_shuts(&g, c, VSK_SHUT_BOTH);
+	expect_op(&g, VSK_OP_SHUTDOWN);
+	guest(&g, VSK_OP_REQUEST, 0, 0); /* the guest has not answered the SHUTDOWN */
+	expect_closed(&g, VSK_WHY_PROTOCOL);
+	vsk_release(&g.v, c);
+	expect_op(&g, VSK_OP_RST);
+
+	struct vsk_conn *again;
+	assert_int_equal(vsk_connect_from(&g.v, g.now, VSK_TYPE_STREAM, 9, 1, GPORT, &c), 0);
+	expect_op(&g, VSK_OP_REQUEST);
+	vsk_host_reset(&g.v, c);
+	vsk_release(&g.v, c);
+	assert_int_equal(
+		vsk_connect_from(&g.v, g.now, VSK_TYPE_STREAM, 9, 1, GPORT, &again), -EADDRINUSE);
+	expect_op(&g, VSK_OP_RST);
+	assert_int_equal(vsk_connect_from(&g.v, g.now, VSK_TYPE_STREAM, 9, 1, GPORT, &again), 0);
+}
+
+/* D5.9: Linux closes a socket with unread bytes by a bare RST, else waits 8 s for ours, and gives
+ * up with an RST of its own: a host that never takes its bytes does not make us send one before. */
+static void test_a_guest_that_gives_up_waiting(void **state)
+{
+	(void)state;
+	struct rig g;
+	rig_init(&g);
+	struct vsk_conn *c = guest_opens(&g);
+	vsk_host_readable(&g.v, c);
+	host_sends(&g, c, 100);
+	guest(&g, VSK_OP_RST, 0, 0); /* unread */
+	expect_closed(&g, VSK_WHY_GUEST_RST);
+	vsk_release(&g.v, c);
+	expect_nothing(&g);
+
+	c = guest_opens(&g);
+	guest(&g, VSK_OP_RW, 10, 0);
+	guest(&g, VSK_OP_SHUTDOWN, 0, VSK_SHUT_BOTH);
+	assert_int_equal(vsk_deadline(&g.v), VSK_NEVER);
+	assert_false(vsk_expire(&g.v, g.now + 8000000, &g.ev));
+	expect_nothing(&g);
+	guest(&g, VSK_OP_RST, 0, 0);
+	expect_closed(&g, VSK_WHY_GUEST_RST);
+	assert_int_equal(vsk_unread(c), 10); /* the host may still have them */
+	expect_nothing(&g);
+}
+
 static void test_unanswered_dial(void **state)
 {
 	(void)state;
@@ -1119,6 +1229,8 @@ int main(void)
 		cmocka_unit_test(test_updates_compare_with_what_was_announced),
 		cmocka_unit_test(test_updates_follow_a_small_guest_buffer),
 		cmocka_unit_test(test_payload_carries_credit),
+		cmocka_unit_test(test_control_packets_cost_no_credit),
+		cmocka_unit_test(test_each_flow_has_its_own_count),
 		cmocka_unit_test(test_one_grant_in_several_packets),
 		cmocka_unit_test(test_host_sends_no_more_than_the_guest_has_room_for),
 		cmocka_unit_test(test_a_packet_is_at_most_64_kib),
@@ -1131,6 +1243,8 @@ int main(void)
 		cmocka_unit_test(test_both_ends_half_closed_is_closed),
 		cmocka_unit_test(test_broken_pipe_of_the_host),
 		cmocka_unit_test(test_rst_in_any_state),
+		cmocka_unit_test(test_ports_wait_for_the_reset),
+		cmocka_unit_test(test_a_guest_that_gives_up_waiting),
 		cmocka_unit_test(test_unanswered_dial),
 		cmocka_unit_test(test_driver_reset_says_nothing),
 		cmocka_unit_test(test_transport_reset_holds_back),

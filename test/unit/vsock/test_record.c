@@ -169,6 +169,7 @@ static void check_filled(struct rig *a, struct rig *b, const uint8_t *buf, size_
 	assert_int_equal(b->v.n_conns, 5 + messages);
 }
 
+/* E4.8: whatever a connection is made of, in every state. */
 static void test_round_trip(void **state)
 {
 	(void)state;
@@ -405,6 +406,7 @@ static void test_claim(void **state)
 	assert_int_equal(b.sent.flags, VSK_SHUT_BOTH);
 }
 
+/* E4.8, D7.10: an event that the source owes is the destination's to send. */
 static void test_pending_reset_event_moves(void **state)
 {
 	(void)state;
