@@ -7,15 +7,11 @@
  * fail(), which drive again. Nothing here decides: what follows what, and what is undone after
  * which failure, is the controller's table.
  */
-#include "base/hex.h"
-#include "migrate/blob.h"
-#include "supervisor_internal.h"
+#include "cargo.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 
 #define TICK_MS           20
@@ -24,9 +20,6 @@
 #define DOWNTIME_LIMIT_MS 100
 #define QUIESCE_APPS_MS   1000 /* for host applications that watch, in the phase quiesce */
 #define KEEP_MAX          8192
-
-/* What is being sent in the phases precopy and load, in this order. */
-enum piece { PIECE_OUTPUT, PIECE_RECORD, PIECE_STATE, PIECE_N_ };
 
 struct outgoing {
 	struct sup *sup;
@@ -45,17 +38,7 @@ struct outgoing {
 	bool continued; /* from here on QEMU says what becomes of it */
 	uint64_t progress_ms;
 
-	/* What goes over: a cursor over the output files, then the two blobs. */
-	struct proc *proc; /* the next file's, NULL: all are sent */
-	enum proc_fd fd;
-	uint64_t offset;
-	enum piece piece;
-	json_t *sent; /* "process.stream" -> how much of it is there */
-	const uint8_t *blob;
-	size_t blob_len;
-	uint8_t *record; /* mapped */
-	size_t record_len;
-	char *state;
+	struct cargo cargo;
 	json_t *numbers;
 };
 
@@ -128,6 +111,7 @@ static void on_peer_lost(void *ctx, int why)
 	struct outgoing *o = ctx;
 	rpc_close(o->peer);
 	o->peer = NULL;
+	cargo_stop(&o->cargo);
 	struct hf_err err;
 	hf_err_set(&err, why ? why : -ECONNRESET, "the destination's supervisor is gone");
 	if (o->mig.course == MIG_FORWARD && !(o->mig.phase == MIG_SWITCHOVER && o->continued))
@@ -239,141 +223,6 @@ static void on_listening(void *ctx, const struct hf_err *err, json_t *answer, in
 		o->sup);
 }
 
-/* ---- what goes over ---- */
-
-static void send_next(struct outgoing *o);
-static void pieces_sent(struct outgoing *o);
-
-static void on_piece(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
-{
-	struct outgoing *o = ctx;
-	(void)answer, (void)fd;
-	if (o->mig.course != MIG_FORWARD)
-		return;
-	if (err)
-		fail(o, o->mig.phase, err);
-	else
-		send_next(o);
-}
-
-/* A chunk of the bytes at data as a message: offset, bytes in hex. */
-static json_t *chunk(uint64_t offset, const uint8_t *data, size_t n)
-{
-	char *hex = malloc(2 * n + 1);
-	if (!hex)
-		return NULL;
-	hex_encode(data, n, hex);
-	json_t *m = json_pack("{s:I, s:s}", "offset", (json_int_t)offset, "data", hex);
-	free(hex);
-	return m;
-}
-
-static void next_file(struct outgoing *o)
-{
-	struct hf_list *all = &o->sup->procs.all;
-	o->offset = 0;
-	if (++o->fd < PROC_FD_N_)
-		return;
-	o->fd = PROC_STDOUT;
-	o->proc = o->proc->link.next == all
-			  ? NULL
-			  : HF_CONTAINER_OF(o->proc->link.next, struct proc, link);
-}
-
-static void first_file(struct outgoing *o)
-{
-	struct hf_list *all = &o->sup->procs.all;
-	o->proc = hf_list_empty(all) ? NULL : HF_CONTAINER_OF(all->next, struct proc, link);
-	o->fd = PROC_STDOUT;
-	o->piece = PIECE_OUTPUT;
-}
-
-/* The next chunk of an output file; false: all files are over. */
-static bool send_output(struct outgoing *o)
-{
-	char key[PROC_NAME_MAX + 16];
-	uint8_t *data = NULL;
-	uint64_t begins = 0;
-	for (; o->proc; next_file(o)) {
-		struct proc_stream *s = &o->proc->stream[o->fd];
-		if (!s->used || session_output_fd(o->sup, s) < 0)
-			continue;
-		(void)snprintf(key, sizeof(key), "%s.%s", o->proc->name, proc_fd_name(o->fd));
-		begins = session_output_begin(o->sup, s);
-		o->offset = (uint64_t)json_integer_value(json_object_get(o->sent, key));
-		o->offset = HF_MAX(o->offset, begins); /* the rest was dropped meanwhile */
-		if (o->offset < s->len && (data = malloc(MIG_CHUNK_MAX)))
-			break;
-	}
-	if (!o->proc)
-		return false;
-	struct proc_stream *s = &o->proc->stream[o->fd];
-	size_t n = (size_t)HF_MIN(s->len - o->offset, (uint64_t)MIG_CHUNK_MAX);
-	ssize_t got = pread(s->fd, data, n, (off_t)o->offset);
-	json_t *m = got > 0 ? chunk(o->offset, data, (size_t)got) : NULL;
-	if (m) {
-		json_object_set_new(m, "process", json_string(o->proc->name));
-		json_object_set_new(m, "stream", json_string(proc_fd_name(o->fd)));
-		json_object_set_new(m, "crc", json_integer(mig_crc32(0, data, (size_t)got)));
-		json_object_set_new(m, "begins", json_integer((json_int_t)begins));
-		json_object_set_new(o->sent, key, json_integer((json_int_t)o->offset + got));
-		rpc_call(o->peer, "incoming-output", m, -1, on_piece, o);
-	} else {
-		failf(o, o->mig.phase, -EIO, "an output file cannot be read");
-	}
-	free(data);
-	return true;
-}
-
-static const char *const piece_names[PIECE_N_] = { "output", "record", "state" };
-
-static void begin_blob(struct outgoing *o)
-{
-	bool record = o->piece == PIECE_RECORD;
-	o->blob = record ? o->record : (const uint8_t *)o->state;
-	o->blob_len = record ? o->record_len : strlen(o->state);
-	o->offset = 0;
-	rpc_call(o->peer, "incoming-blob",
-		json_pack("{s:s, s:I, s:I}", "what", piece_names[o->piece], "size",
-			(json_int_t)o->blob_len, "crc",
-			(json_int_t)mig_crc32(0, o->blob, o->blob_len)),
-		-1, on_piece, o);
-}
-
-static void send_chunk(struct outgoing *o)
-{
-	size_t n = HF_MIN(o->blob_len - (size_t)o->offset, (size_t)MIG_CHUNK_MAX);
-	json_t *m = chunk(o->offset, o->blob + o->offset, n);
-	if (m)
-		json_object_set_new(m, "what", json_string(piece_names[o->piece]));
-	o->offset += n;
-	rpc_call(o->peer, "incoming-chunk", m, -1, on_piece, o);
-}
-
-static void send_next(struct outgoing *o)
-{
-	if (!o->peer)
-		return; /* its loss has failed the phase */
-	if (o->piece == PIECE_OUTPUT) {
-		if (send_output(o))
-			return;
-		if (o->mig.phase == MIG_PRECOPY) {
-			pieces_sent(o);
-			return;
-		}
-	} else if (o->offset < o->blob_len) {
-		send_chunk(o);
-		return;
-	}
-	o->piece++;
-	if (o->piece == PIECE_RECORD && !o->record)
-		o->piece++;
-	if (o->piece < PIECE_N_)
-		begin_blob(o);
-	else
-		pieces_sent(o);
-}
-
 /* ---- precopy ---- */
 
 static void on_migrate(void *ctx, const struct hf_err *err, json_t *result)
@@ -394,9 +243,12 @@ static void on_loaded(void *ctx, const struct hf_err *err, json_t *answer, int *
 	peer_done(o, MIG_LOAD, err);
 }
 
-static void pieces_sent(struct outgoing *o)
+static void on_cargo(void *ctx, const struct hf_err *err)
 {
-	if (o->mig.phase == MIG_PRECOPY)
+	struct outgoing *o = ctx;
+	if (err)
+		fail(o, o->mig.phase, err);
+	else if (o->mig.phase == MIG_PRECOPY)
 		monitor_call(o->sup->mon, "migrate",
 			json_pack("{s:O}", "uri", json_object_get(o->numbers, "uri")), on_migrate,
 			o->sup);
@@ -491,33 +343,18 @@ static void quiesce(struct outgoing *o)
 			on_quiesced, o->sup);
 }
 
-static int map_record(struct outgoing *o, int fd)
-{
-	struct stat st;
-	if (fd < 0 || fstat(fd, &st) < 0 || st.st_size <= 0 || st.st_size > MIG_BLOB_MAX)
-		return -EPROTO;
-	void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-	if (p == MAP_FAILED)
-		return -errno;
-	o->record = p;
-	o->record_len = (size_t)st.st_size;
-	return 0;
-}
-
 static void save_own(struct outgoing *o)
 {
-	json_t *json = session_json(o->sup);
-	o->state = json ? json_dumps(json, JSON_COMPACT) : NULL;
-	json_decref(json);
+	if (cargo_take_state(&o->cargo) < 0) {
+		failf(o, MIG_SAVE, -ENOMEM, "no memory for the supervisor's state");
+		return;
+	}
 	if (!o->in_stream) /* else it is made later */
 		json_object_set_new(
-			o->numbers, "record_bytes", json_integer((json_int_t)o->record_len));
-	json_object_set_new(o->numbers, "state_bytes",
-		json_integer(o->state ? (json_int_t)strlen(o->state) : 0));
-	if (o->state)
-		done(o, MIG_SAVE);
-	else
-		failf(o, MIG_SAVE, -ENOMEM, "no memory for the supervisor's state");
+			o->numbers, "record_bytes", json_integer((json_int_t)o->cargo.record_len));
+	json_object_set_new(
+		o->numbers, "state_bytes", json_integer((json_int_t)strlen(o->cargo.state)));
+	done(o, MIG_SAVE);
 }
 
 static void on_saved(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
@@ -526,7 +363,7 @@ static void on_saved(void *ctx, const struct hf_err *err, json_t *answer, int *f
 	(void)answer;
 	if (!o)
 		return;
-	int r = err ? err->code : map_record(o, *fd);
+	int r = err ? err->code : cargo_take_record(&o->cargo, *fd);
 	if (err)
 		fail(o, MIG_SAVE, err);
 	else if (r < 0)
@@ -634,8 +471,7 @@ static void enter(struct outgoing *o, enum mig_phase phase)
 		rpc_call(o->peer, "incoming-listen", NULL, -1, on_listening, o);
 		break;
 	case MIG_PRECOPY:
-		first_file(o);
-		send_next(o);
+		cargo_send_output(&o->cargo, o->peer);
 		break;
 	case MIG_QUIESCE:
 		quiesce(o);
@@ -644,8 +480,7 @@ static void enter(struct outgoing *o, enum mig_phase phase)
 		save(o);
 		break;
 	case MIG_LOAD:
-		first_file(o);
-		send_next(o);
+		cargo_send_all(&o->cargo, o->peer);
 		break;
 	case MIG_SWITCHOVER:
 		rpc_call(o->peer, "incoming-go", NULL, -1, on_go, o);
@@ -705,6 +540,7 @@ static void undo(struct outgoing *o, enum mig_phase phase)
 {
 	struct hf_err err;
 	progress(o, "undo", NULL);
+	cargo_stop(&o->cargo);
 	switch (phase) {
 	case MIG_PREPARE:
 	case MIG_LOAD:
@@ -781,12 +617,9 @@ static void outgoing_free(struct outgoing *o)
 {
 	o->sup->outgoing = NULL;
 	rpc_close(o->peer); /* its answers are not waited for */
-	if (o->record)
-		(void)munmap(o->record, o->record_len); /* our own mapping */
-	free(o->state);
+	cargo_free(&o->cargo);
 	json_decref(o->id);
 	json_decref(o->numbers);
-	json_decref(o->sent);
 	json_decref(o->keep);
 	json_decref(o->fates);
 	uv_close((uv_handle_t *)&o->timer, on_freed);
@@ -945,7 +778,7 @@ void outgoing_begin(struct client *c, json_t *id, json_t *args)
 	o->outer_cid = outer_cid == o->cid ? 0 : outer_cid;
 	o->keep = json_incref(keep);
 	o->fates = json_array();
-	o->sent = json_object();
+	cargo_init(&o->cargo, sup, on_cargo, o);
 	o->numbers = json_object();
 	o->timer.data = o;
 	(void)snprintf(o->to, sizeof(o->to), "%s", to);

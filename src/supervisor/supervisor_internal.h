@@ -8,6 +8,7 @@
  *	control.c   control.sock: commands and those who wait for something
  *	attach.c    a command line's end of a process's stream
  *	outgoing.c  a migration, seen from the source
+ *	cargo.c     what goes over in it
  *	incoming.c  a migration, seen from the destination
  *
  * Everything runs on one loop. What must survive the supervisor is in the VM's folder before it is
