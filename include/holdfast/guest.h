@@ -3,10 +3,11 @@
  * guest.h - the host's end of the bridge to a guest agent (docs/bridge.md), for any program.
  *
  * A struct hf_guest listens on the hybrid vsock sockets of one VM (BASE_1073741824 for the bridge,
- * BASE_1073741825 for streams), negotiates with whichever agent dials, and then carries requests,
- * notifications and the standard streams of processes. With a Holdfast agent the session outlives
- * its connections, the agent's other end of them, and this process: see "state" below. With an
- * upstream agent everything works as long as the connection does.
+ * BASE_1073741825 for streams) or on those ports of AF_VSOCK, negotiates with whichever agent
+ * dials, and then carries requests, notifications and the standard streams of processes. With a
+ * Holdfast agent the session outlives its connections, the agent's other end of them, and this
+ * process: see "state" below. With an upstream agent everything works as long as the connection
+ * does.
  *
  * It brings no loop, no thread and no log. Wait until hf_guest_fd() is readable or
  * hf_guest_timeout_us() has passed (ask again before each wait), then call hf_guest_dispatch().
@@ -126,9 +127,14 @@ struct hf_guest_events {
 };
 
 struct hf_guest_config {
-	const char *vsock_base; /* path before "_<port>" */
-	const char *state;      /* of hf_guest_state(), to carry on from; NULL: a new session */
-	uint32_t window;        /* bytes per stream and direction, a power of two; 0: default */
+	/*
+	 * Path before "_<port>" of hybrid vsock. Or, for vhost-vsock in the host's kernel,
+	 * "vsock:CID": AF_VSOCK, where guest CID alone may dial, or any guest with "vsock:any". A
+	 * port is listened on for all guests of a host, so there it is one struct hf_guest a host.
+	 */
+	const char *vsock_base;
+	const char *state; /* of hf_guest_state(), to carry on from; NULL: a new session */
+	uint32_t window;   /* bytes per stream and direction, a power of two; 0: default */
 	struct hf_guest_events events;
 };
 
@@ -255,8 +261,8 @@ HF_API const char *hf_guest_stream_why(const struct hf_guest_stream *s);
 
 /*
  * Moving live connections. Source: quiesce once the guest and the device stand still, have the
- * device save, drain, take the state and the list. Destination: hf_guest_new() with the state, hand in
- * each connection that the device gives, resume; what was not handed in counts as lost (and is
+ * device save, drain, take the state and the list. Destination: hf_guest_new() with the state, hand
+ * in each connection that the device gives, resume; what was not handed in counts as lost (and is
  * redialled by a Holdfast guest). Cancelled: hf_guest_resume_here() on the source goes on as if
  * nothing was.
  */
@@ -269,8 +275,9 @@ struct hf_guest_connection {
 /* Takes in all that has arrived (the callbacks are made by this call), then touches no connection.
  */
 HF_API int hf_guest_quiesce(struct hf_guest *g, struct hf_err *reterr);
-/* Of a guest that stands still: takes in what the device had delivered when it saved (docs/control.md,
- * "Saving, exactly"), and writes nothing. -EINVAL when it does not stand still. */
+/* Of a guest that stands still: takes in what the device had delivered when it saved
+ * (docs/control.md, "Saving, exactly"), and writes nothing. -EINVAL when it does not stand still.
+ */
 HF_API int hf_guest_drain(struct hf_guest *g);
 /* The i-th connection of a guest that stands still; -ENOENT: no more. */
 HF_API int hf_guest_connection(const struct hf_guest *g, size_t i, struct hf_guest_connection *ret);

@@ -79,38 +79,6 @@ void source_close(struct hf_guest *g, struct source *s)
 	fd_closep(&s->fd);
 }
 
-int guest_listen(struct hf_guest *g, struct source *s, uint32_t port, struct hf_err *reterr)
-{
-	char path[128];
-	if (snprintf(path, sizeof(path), "%s_%u", g->base, port) >= (int)sizeof(path))
-		return hf_err_set(reterr, -ENAMETOOLONG, "%s_%u: too long for a socket path (107)",
-			g->base, port);
-	int r = unix_listen(path, 0600, GUEST_BACKLOG, &s->fd);
-	if (r < 0)
-		return hf_err_set(reterr, r, "%s: cannot listen: %s", path, strerror(-r));
-	r = source_want(g, s, EPOLLIN);
-	return r < 0 ? hf_err_set(reterr, r, "epoll: %s", strerror(-r)) : 0;
-}
-
-/* "\0holdfast:<guest_cid>:<guest_port>:<host_port>:<pid>-<n>" (docs/control.md) */
-struct tuple guest_tuple(int fd)
-{
-	struct sockaddr_un sa = { 0 };
-	char name[sizeof(sa.sun_path) + 1] = { 0 };
-	socklen_t n = sizeof(sa);
-	struct tuple t;
-	int used = 0;
-	if (getpeername(fd, (struct sockaddr *)&sa, &n) < 0 || sa.sun_family != AF_UNIX ||
-		n <= offsetof(struct sockaddr_un, sun_path) + 1 || sa.sun_path[0] != '\0')
-		return (struct tuple){ 0 };
-	memcpy(name, sa.sun_path + 1, n - offsetof(struct sockaddr_un, sun_path) - 1);
-	if (sscanf(name, "holdfast:%u:%u:%u:%n", &t.guest_cid, &t.guest_port, &t.host_port,
-		    &used) != 3 ||
-		used == 0)
-		return (struct tuple){ 0 };
-	return t;
-}
-
 /* Everything that waits is in the set, or nothing is. */
 static void set_all(struct hf_guest *g, int op)
 {
@@ -140,17 +108,19 @@ static int random_session(char session[2 * RS_TOKEN_SIZE + 1])
 static int guest_setup(
 	struct hf_guest *g, const struct hf_guest_config *config, struct hf_err *reterr)
 {
-	g->base = strdup(config->vsock_base);
+	int r = guest_address(g, config->vsock_base, reterr);
+	if (r < 0)
+		return r;
 	g->instance = strdup("");
 	g->capabilities = strdup("{}");
 	g->scratch = malloc(GUEST_READ_MAX);
-	if (!g->base || !g->instance || !g->capabilities || !g->scratch)
+	if (!g->instance || !g->capabilities || !g->scratch)
 		return hf_err_set(reterr, -ENOMEM, "no memory");
 	g->epfd = epoll_create1(EPOLL_CLOEXEC);
 	g->wake.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (g->epfd < 0 || g->wake.fd < 0)
 		return hf_err_set(reterr, -errno, "no descriptors: %s", strerror(errno));
-	int r = source_want(g, &g->wake, EPOLLIN);
+	r = source_want(g, &g->wake, EPOLLIN);
 	if (r < 0 || (r = random_session(g->session)) < 0)
 		return hf_err_set(reterr, r, "%s", strerror(-r));
 	r = config->state ? state_load(g, config->state, reterr) : 0;
@@ -246,38 +216,12 @@ bool hf_guest_is_connected(const struct hf_guest *g)
 
 /* --- dispatch --- */
 
-static void listen_all(struct hf_guest *g, uint32_t events)
-{
-	/* Changing what is watched of a listener that is in the set does not fail. */
-	(void)source_want(g, &g->bridge_listener, events);
-	(void)source_want(g, &g->stream_listener, events);
-	hf_list_for_each (n, &g->streams) {
-		struct hf_guest_stream *s = HF_CONTAINER_OF(n, struct hf_guest_stream, link);
-		if (s->port.fd >= 0)
-			(void)source_want(g, &s->port, events);
-	}
-}
-
-/* A listener that cannot be accepted from would be reported for ever. */
-int guest_accept(struct hf_guest *g, struct source *s)
-{
-	int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	if (fd >= 0)
-		return fd;
-	int r = -errno;
-	if (r == -EMFILE || r == -ENFILE || r == -ENOBUFS || r == -ENOMEM) {
-		listen_all(g, 0);
-		g->accept_us = guest_now_us() + GUEST_ACCEPT_RETRY_US;
-	}
-	return r;
-}
-
 static void accept_again(struct hf_guest *g)
 {
 	if (g->accept_us == 0 || guest_now_us() < g->accept_us)
 		return;
 	g->accept_us = 0;
-	listen_all(g, EPOLLIN);
+	guest_listen_all(g, EPOLLIN);
 }
 
 static void listener_event(struct hf_guest *g, struct source *s)

@@ -2,7 +2,8 @@
 /*
  * guest_internal.h - the guest client's objects, shared by the files of this folder.
  *
- *	guest.c		the object: epoll set, listeners, dispatch, what happens in which order
+ *	guest.c		the object: epoll set, dispatch, what happens in which order
+ *	listen.c	where the guest dials
  *	bridge.c	the bridge's connection: negotiation, frames in and out, resumption
  *	request.c	requests and their answers
  *	stream.c	streams and the connections that carry them
@@ -131,7 +132,9 @@ struct hf_guest_stream {
 
 struct hf_guest {
 	struct hf_guest_events events;
-	char *base;
+	char *base;         /* as the application gave it */
+	bool vsock;         /* AF_VSOCK, not Unix sockets */
+	uint32_t vsock_cid; /* who may dial there; VMADDR_CID_ANY: every guest */
 	uint32_t window;
 	int epfd;
 	struct source wake, bridge_listener, stream_listener;
@@ -167,10 +170,14 @@ void source_init(struct source *s, enum source_kind kind, void *owner);
  */
 int source_want(struct hf_guest *g, struct source *s, uint32_t events);
 void source_close(struct hf_guest *g, struct source *s);
-/* -errno: nobody came after all, or there are no descriptors, and all listeners pause for a moment.
- */
-int guest_accept(struct hf_guest *g, struct source *s);
+
+int guest_address(struct hf_guest *g, const char *base, struct hf_err *reterr);
 int guest_listen(struct hf_guest *g, struct source *s, uint32_t port, struct hf_err *reterr);
+void guest_unlisten(struct hf_guest *g, struct source *s);
+void guest_listen_all(struct hf_guest *g, uint32_t events); /* 0: none of them for a while */
+/* -errno: nobody came after all, or one who may not; or there are no descriptors, and all listeners
+ * pause for a moment. */
+int guest_accept(struct hf_guest *g, struct source *s);
 struct tuple guest_tuple(int fd);
 
 void bridge_accept(struct hf_guest *g, int fd);

@@ -319,14 +319,10 @@ int stream_use(struct hf_guest_stream *s)
 
 void stream_port_event(struct hf_guest_stream *s)
 {
-	struct sockaddr_un sa;
-	socklen_t n = sizeof(sa);
 	int fd = guest_accept(s->g, &s->port);
 	if (fd < 0)
 		return;
-	if (getsockname(s->port.fd, (struct sockaddr *)&sa, &n) == 0)
-		(void)unlink(sa.sun_path); /* a stale socket file does no harm */
-	source_close(s->g, &s->port);
+	guest_unlisten(s->g, &s->port);
 	s->source.fd = fd;
 	s->tuple = guest_tuple(fd);
 	stream_touch(s);

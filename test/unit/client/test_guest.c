@@ -354,6 +354,21 @@ static void test_damaged_states(void **state)
 	world_done(&w);
 }
 
+/* Refused before there is a socket. */
+static void test_addresses(void **state)
+{
+	static const char *const bad[] = { "vsock:", "vsock:x", "vsock:2", "vsock:-3", "vsock: 3",
+		"vsock:3x", "vsock:4294967295", "vsock:99999999999999999999", "vsock:anyone" };
+	(void)state;
+	for (size_t i = 0; i < HF_ARRAY_SIZE(bad); i++) {
+		struct hf_guest_config c = { .vsock_base = bad[i] };
+		struct hf_guest *g = NULL;
+		struct hf_err err = { 0 };
+		assert_int_equal(hf_guest_new(&c, &g, &err), -EINVAL);
+		assert_non_null(strstr(err.text, "vsock:CID"));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -368,6 +383,7 @@ int main(void)
 		cmocka_unit_test(test_large_answers),
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_damaged_states),
+		cmocka_unit_test(test_addresses),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
