@@ -332,7 +332,7 @@ void agt_rpc_negotiate(struct agt_request *rq)
 		return;
 	if (max < BRG_VERSION || min > BRG_VERSION) {
 		agt_refuse(rq, BRG_E_VERSION,
-			"protocol versions %lu to %lu: this guest speaks %u only",
+			"MinimumVersion %lu, MaximumVersion %lu: this guest speaks %u only",
 			(unsigned long)min, (unsigned long)max, BRG_VERSION);
 		return;
 	}

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "spec.h"
+#include "shape.h"
 #include "user.h"
 #include <ctype.h>
 #include <errno.h>
@@ -113,6 +114,9 @@ int agt_spec_prepare(
 {
 	char cgroup[600];
 	*ret = (struct agt_spec_facts){ 0 };
+	int r = agt_shape_check_spec("OciSpecification", spec, reterr);
+	if (r < 0)
+		return r;
 	json_t *process = need_object(spec, "process", reterr);
 	json_t *linux_part = process ? need_object(spec, "linux", reterr) : NULL;
 	if (!linux_part || !need_object(spec, "root", reterr))
@@ -120,7 +124,7 @@ int agt_spec_prepare(
 	if (!json_is_string(json_object_get(json_object_get(spec, "root"), "path")))
 		return hf_err_set(
 			reterr, -EBADMSG, "OciSpecification.root.path: expected a string");
-	int r = read_pod(spec, id, ret, reterr);
+	r = read_pod(spec, id, ret, reterr);
 	if (r == 0)
 		r = read_hostname(spec, ret, reterr);
 	if (r == 0)

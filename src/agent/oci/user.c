@@ -70,16 +70,16 @@ int agt_user_resolve(
 	uint32_t uid = 0, gid = 0, ignored = 0;
 	if (snprintf(user, sizeof(user), "%s", name) >= (int)sizeof(user))
 		return hf_err_set(
-			reterr, -EINVAL, "user name: longer than %d bytes", NAME_MAX_BYTES);
+			reterr, -EINVAL, "username: longer than %d bytes", NAME_MAX_BYTES);
 	char *group = strchr(user, ':');
 	if (group)
 		*group++ = '\0';
 	if (!look_up(root, "/etc/passwd", user, &uid, &gid) && number(user, &uid) < 0)
-		return hf_err_set(
-			reterr, -ENOENT, "user \"%s\": not in the container's /etc/passwd", user);
+		return hf_err_set(reterr, -ENOENT,
+			"username: \"%s\": not in the container's /etc/passwd", user);
 	if (group && !look_up(root, "/etc/group", group, &gid, &ignored) && number(group, &gid) < 0)
-		return hf_err_set(
-			reterr, -ENOENT, "group \"%s\": not in the container's /etc/group", group);
+		return hf_err_set(reterr, -ENOENT,
+			"username: group \"%s\": not in the container's /etc/group", group);
 	*ret_uid = uid;
 	*ret_gid = gid;
 	return 0;

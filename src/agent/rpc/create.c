@@ -60,7 +60,8 @@ static void read_message(struct agt_request *rq, struct message *m)
 	m->spec = agt_field_object(&f, "OciSpecification");
 	if (f.err.code == 0 && (major < 2 || (major == 2 && minor < 1)))
 		(void)hf_err_set(&f.err, -EBADMSG,
-			"ContainerConfig.SchemaVersion: 2.1 or later expected, got %lu.%lu",
+			"ContainerConfig.SchemaVersion: Major 2, Minor 1 or later expected, got "
+			"%lu.%lu",
 			(unsigned long)major, (unsigned long)minor);
 	if (f.err.code == 0 && !m->spec)
 		(void)hf_err_set(&f.err, -EBADMSG, "ContainerConfig.OciSpecification: missing");
@@ -215,8 +216,9 @@ static bool find_others(struct create *cr, struct agt_request *rq)
 		struct agt_container *sandbox = agt_container_find(a, facts->sandbox);
 		if (!sandbox || !sandbox->bundle) {
 			agt_refuse(rq, BRG_E_SYSTEM_NOT_FOUND,
-				"container %s: its sandbox %s does not exist", rq->container,
-				facts->sandbox);
+				"container %s: OciSpecification.annotations: "
+				"io.kubernetes.cri.sandbox-id: %s does not exist",
+				rq->container, facts->sandbox);
 			return false;
 		}
 		cr->sandbox = strdup(sandbox->bundle);
@@ -295,15 +297,22 @@ static void create(struct agt_request *rq, const struct message *m)
 		give_up(cr, BRG_E_FAIL, err.text);
 }
 
+/* It becomes a name in folders, of control groups among others. */
+static bool id_allowed(const char *id)
+{
+	return id[0] && strcmp(id, BRG_UVM_ID) && !strchr(id, '/') && strcmp(id, ".") &&
+	       strcmp(id, "..");
+}
+
 void agt_rpc_create(struct agt_request *rq)
 {
 	struct message m = { 0 };
 	read_message(rq, &m);
 	if (agt_refuse_fields(rq, &rq->f))
 		;
-	else if (!strcmp(rq->container, BRG_UVM_ID) || rq->container[0] == '\0')
-		agt_refuse(rq, BRG_E_INVALID_ARG, "Create: %s is not a container's id",
-			rq->container[0] ? rq->container : "\"\"");
+	else if (!id_allowed(rq->container))
+		agt_refuse(rq, BRG_E_INVALID_ARG,
+			"Create: ContainerId: \"%s\" cannot be a container's", rq->container);
 	else if (agt_container_find(rq->a, rq->container))
 		agt_refuse(rq, BRG_E_ALREADY_EXISTS, "container %s: exists already", rq->container);
 	else if (!brg_publisher_room(&rq->a->session.publisher, rq->a->n_containers))

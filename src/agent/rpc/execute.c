@@ -10,6 +10,7 @@
  * then the pid is told. A failure at any step undoes the ones before.
  */
 #include "agent/agent.h"
+#include "agent/oci/shape.h"
 #include "agent/oci/spec.h"
 #include "agent/proc/words.h"
 #include "agent/stdio/local.h"
@@ -332,6 +333,8 @@ static bool read_exec(struct exec *e)
 	struct agt_fields params = { .obj = e->params, .prefix = "ProcessParameters." };
 	read_streams(e, &settings, &params);
 	json_t *oci = agt_field_object(&params, "OciProcess");
+	if (params.err.code == 0)
+		(void)agt_shape_check_process("OciProcess", oci, &params.err);
 	bool external = agt_field_bool(&params, "CreateInUtilityVM", false) ||
 			!strcmp(rq->container, BRG_UVM_ID);
 	e->kind = external ? EXEC_EXTERNAL : oci ? EXEC_IN_CONTAINER : EXEC_INIT;

@@ -10,6 +10,7 @@
 #include "agent/storage/disk.h"
 #include "agent/storage/overlay.h"
 #include "agent/storage/share.h"
+#include "agent/storage/tree.h"
 #include "bridge/protocol.h"
 #include "handlers.h"
 #include <errno.h>
@@ -35,10 +36,12 @@ struct job {
 enum { ADD, REMOVE, UPDATE, N_KINDS };
 static const char *const kinds[N_KINDS] = { "Add", "Remove", "Update" };
 
-/* One of `read` and `begin`. A kind that has no function is refused. */
+/* One of `read` and `begin`. A kind that has no function is refused. What is read is checked before
+ * anything is done. */
 struct resource {
 	const char *name;
 	void (*read)(struct job *j, struct agt_fields *f);
+	agt_work_fn *check; /* in the agent itself; NULL: nothing can be wrong */
 	agt_work_fn *work[N_KINDS];
 	void (*begin)(struct agt_request *rq, json_t *settings, const char *kind);
 	bool of_container; /* not of the machine */
@@ -78,22 +81,34 @@ static void start_work(struct job *j)
 		on_worked(j, &err);
 }
 
-/* What workers run: the function of storage/ on its member of the job. */
+/* What workers run, and what is asked before: the function of storage/ on its member of the job. */
 #define WORK(fn, member)                                                                           \
 	static int work_##fn(void *arg, struct hf_err *reterr)                                     \
 	{                                                                                          \
 		return fn(&((struct job *)arg)->member, reterr);                                   \
 	}
+WORK(agt_disk_check, disk)
 WORK(agt_disk_add, disk)
 WORK(agt_disk_remove, disk)
 WORK(agt_disk_eject, disk)
 WORK(agt_overlay_mount, layers)
 WORK(agt_overlay_remove, layers)
+WORK(agt_share_check, share)
 WORK(agt_share_add, share)
 WORK(agt_share_remove, share)
+WORK(agt_pmem_check, pmem)
 WORK(agt_pmem_add, pmem)
 WORK(agt_pmem_remove, pmem)
 WORK(agt_cgroup_limit_pods, reserve)
+
+/* To be removed they need not be told what they were made of. */
+static int check_layers(void *arg, struct hf_err *reterr)
+{
+	const struct job *j = arg;
+	return j->work == work_agt_overlay_remove
+		       ? agt_path_check("ContainerRootPath", j->layers.target, reterr)
+		       : agt_overlay_check(&j->layers, reterr);
+}
 
 static void read_disk(struct job *j, struct agt_fields *f)
 {
@@ -122,10 +137,12 @@ static void read_layers(struct job *j, struct agt_fields *f)
 	j->list = calloc((array ? json_array_size(array) : 0) + 1, sizeof(*j->list));
 	json_array_foreach (array, i, v) {
 		struct agt_fields layer = { .obj = v, .prefix = "Settings.Layers." };
-		if (j->list && json_is_object(v))
-			j->list[i] = agt_field_string(&layer, "Path", "");
-		else if (j->list)
-			j->list[i] = "";
+		const char *path = agt_field_string(&layer, "Path", "");
+		if (j->list)
+			j->list[i] = path;
+		if (!json_is_object(v) && f->err.code == 0)
+			(void)hf_err_set(
+				&f->err, -EBADMSG, "Settings.Layers: expected an array of objects");
 		agt_fields_join(f, &layer);
 	}
 	if (!j->list && f->err.code == 0)
@@ -229,31 +246,39 @@ static void policy(struct agt_request *rq, json_t *settings, const char *kind)
 {
 	(void)kind; /* any */
 	struct agt_fields f = { .obj = settings, .prefix = "Settings." };
-	bool empty = !agt_field_string(&f, "EncodedSecurityPolicy", "")[0] &&
-		     !agt_field_string(&f, "Fragment", "")[0];
+	bool whole = agt_field_string(&f, "EncodedSecurityPolicy", "")[0];
+	bool part = agt_field_string(&f, "Fragment", "")[0];
 	if (agt_refuse_fields(rq, &f))
 		return;
-	if (empty)
+	if (!whole && !part)
 		agt_answer(rq, NULL);
 	else
 		agt_refuse(rq, BRG_E_FAIL,
-			"SecurityPolicy: this agent enforces no policies, so it takes none: use a "
-			"confidential guest");
+			"Settings.%s: this agent enforces no policies, so it takes none: use a "
+			"confidential guest",
+			whole ? "EncodedSecurityPolicy" : "Fragment");
 }
 
 static const struct resource resources[] = {
 	{ .name = "MappedVirtualDisk",
 		.read = read_disk,
+		.check = work_agt_disk_check,
 		.work = { work_agt_disk_add, work_agt_disk_remove } },
-	{ .name = "SCSIDevice", .read = read_disk, .work = { [REMOVE] = work_agt_disk_eject } },
+	{ .name = "SCSIDevice",
+		.read = read_disk,
+		.check = work_agt_disk_check,
+		.work = { [REMOVE] = work_agt_disk_eject } },
 	{ .name = "CombinedLayers",
 		.read = read_layers,
+		.check = check_layers,
 		.work = { work_agt_overlay_mount, work_agt_overlay_remove } },
 	{ .name = "MappedDirectory",
 		.read = read_share,
+		.check = work_agt_share_check,
 		.work = { work_agt_share_add, work_agt_share_remove } },
 	{ .name = "VPMemDevice",
 		.read = read_pmem,
+		.check = work_agt_pmem_check,
 		.work = { work_agt_pmem_add, work_agt_pmem_remove } },
 	{ .name = "PodCgroupMemoryLimit",
 		.read = read_reserve,
@@ -285,6 +310,7 @@ static void begin_job(
 {
 	struct job *j = calloc(1, sizeof(*j));
 	struct agt_fields f = { .obj = settings, .prefix = "Settings." };
+	struct hf_err err = { 0 };
 	if (!j) {
 		agt_refuse(rq, BRG_E_FAIL, "%s: no memory", r->name);
 		return;
@@ -298,6 +324,10 @@ static void begin_job(
 		j->port = 0;
 	if (agt_refuse_fields(rq, &f)) {
 		free_job(j);
+		return;
+	}
+	if (r->check && r->check(j, &err) < 0) {
+		on_worked(j, &err);
 		return;
 	}
 	if (!j->port) {

@@ -47,8 +47,8 @@ static int nth_host(const char *folder, const char *driver, uint32_t n)
 				number >= best)
 				continue;
 			(void)snprintf(path, sizeof(path), "%s/%s/proc_name", folder, e->d_name);
-			if (!driver ||
-				(fd_read_line(path, name, sizeof(name)) == 0 && !strcmp(name, driver)))
+			if (!driver || (fd_read_line(path, name, sizeof(name)) == 0 &&
+					       !strcmp(name, driver)))
 				best = number;
 		}
 		if (d)
@@ -70,15 +70,22 @@ static int host_of(uint32_t controller)
 	return nth_host(path, NULL, 0);
 }
 
-static int check_numbers(const struct agt_disk *d, struct hf_err *reterr)
+int agt_disk_check(const struct agt_disk *d, struct hf_err *reterr)
 {
+	static const char *const known[] = { "", "ext4", "xfs" };
+	size_t i = 0;
+	while (i < HF_ARRAY_SIZE(known) && strcmp(d->filesystem, known[i]))
+		i++;
+	if (i == HF_ARRAY_SIZE(known))
+		return hf_err_set(reterr, -EINVAL, "Filesystem: \"%.40s\": ext4 or xfs expected",
+			d->filesystem);
 	if (d->controller >= AGT_CONTROLLERS_MAX)
 		return hf_err_set(reterr, -EINVAL, "Controller: 0 to %d expected, got %u",
 			AGT_CONTROLLERS_MAX - 1, d->controller);
 	if (d->partition > AGT_PARTITIONS_MAX)
 		return hf_err_set(reterr, -EINVAL, "Partition: 0 to %d expected, got %u",
 			AGT_PARTITIONS_MAX, d->partition);
-	return 0;
+	return d->mount_path[0] ? agt_path_check("MountPath", d->mount_path, reterr) : 0;
 }
 
 /* The first entry of a folder that is not hidden. */
@@ -216,9 +223,6 @@ int agt_disk_mount(const char *device, const struct agt_disk *d, struct hf_err *
 	int r = agt_disk_probe(device, &type, reterr);
 	if (r < 0)
 		return r;
-	if (strcmp(want, "") && strcmp(want, "ext4") && strcmp(want, "xfs"))
-		return hf_err_set(
-			reterr, -EINVAL, "Filesystem: \"%.40s\": ext4 or xfs expected", want);
 	if (d->ensure && (!type[0] || (want[0] && strcmp(want, type)))) {
 		type = want[0] ? want : "ext4";
 		r = make_filesystem(device, type, reterr);
@@ -251,13 +255,8 @@ static int link_device(const char *device, const char *path, struct hf_err *rete
 int agt_disk_add(const struct agt_disk *d, struct hf_err *reterr)
 {
 	char device[NAME_MAX + 8];
-	int r = check_numbers(d, reterr);
+	int r = d->mount_path[0] ? find(d, device, sizeof(device), reterr) : 0;
 	if (r < 0 || !d->mount_path[0])
-		return r;
-	r = agt_path_check("MountPath", d->mount_path, reterr);
-	if (r == 0)
-		r = find(d, device, sizeof(device), reterr);
-	if (r < 0)
 		return r;
 	return d->block_dev ? link_device(device, d->mount_path, reterr)
 			    : agt_disk_mount(device, d, reterr);
@@ -265,19 +264,12 @@ int agt_disk_add(const struct agt_disk *d, struct hf_err *reterr)
 
 int agt_disk_remove(const struct agt_disk *d, struct hf_err *reterr)
 {
-	int r = check_numbers(d, reterr);
-	if (r < 0 || !d->mount_path[0])
-		return r;
-	r = agt_path_check("MountPath", d->mount_path, reterr);
-	return r < 0 ? r : agt_unmount(d->mount_path, reterr);
+	return d->mount_path[0] ? agt_unmount(d->mount_path, reterr) : 0;
 }
 
 int agt_disk_eject(const struct agt_disk *d, struct hf_err *reterr)
 {
 	char path[128];
-	int r = check_numbers(d, reterr);
-	if (r < 0)
-		return r;
 	(void)snprintf(
 		path, sizeof(path), SCSI "/%d:0:0:%u/delete", host_of(d->controller), d->lun);
 	HF_CLEANUP(fd_closep) int fd = open(path, O_WRONLY | O_CLOEXEC);

@@ -26,6 +26,9 @@ struct agt_disk {
 	bool ensure;    /* make the file system when another one, or none, is found */
 };
 
+/* Whether the members make sense together; the others trust that it was asked. */
+int agt_disk_check(const struct agt_disk *d, struct hf_err *reterr);
+
 int agt_disk_add(const struct agt_disk *d, struct hf_err *reterr);
 int agt_disk_remove(const struct agt_disk *d, struct hf_err *reterr);
 
@@ -45,6 +48,7 @@ struct agt_pmem {
 	const char *mount_path;
 };
 
+int agt_pmem_check(const struct agt_pmem *p, struct hf_err *reterr);
 int agt_pmem_add(const struct agt_pmem *p, struct hf_err *reterr);
 int agt_pmem_remove(const struct agt_pmem *p, struct hf_err *reterr);
 

@@ -51,23 +51,27 @@ static int prepare_scratch(
 	return r < 0 ? r : agt_mount(parent, 0755, &bind, reterr);
 }
 
-int agt_overlay_mount(const struct agt_layers *l, struct hf_err *reterr)
+int agt_overlay_check(const struct agt_layers *l, struct hf_err *reterr)
 {
-	char options[AGT_MOUNT_OPTIONS_MAX] = "";
 	size_t n = 0;
 	int r = check("ContainerRootPath", l->target, reterr);
 	if (r == 0 && l->scratch[0])
 		r = check("ScratchPath", l->scratch, reterr);
-	for (; r == 0 && l->path[n]; n++) {
+	for (; r == 0 && l->path[n]; n++)
 		r = check("Layers.Path", l->path[n], reterr);
-		if (r == 0 && add(options, n ? ":" : "lowerdir=", l->path[n]) < 0)
-			return hf_err_set(reterr, -E2BIG, "Layers: mount options too long");
-	}
-	if (r < 0)
-		return r;
-	if (n == 0 || n > AGT_LAYERS_MAX)
-		return hf_err_set(
+	if (r == 0 && (n == 0 || n > AGT_LAYERS_MAX))
+		r = hf_err_set(
 			reterr, -EINVAL, "Layers: 1 to %d expected, got %zu", AGT_LAYERS_MAX, n);
+	return r;
+}
+
+int agt_overlay_mount(const struct agt_layers *l, struct hf_err *reterr)
+{
+	char options[AGT_MOUNT_OPTIONS_MAX] = "";
+	int r = 0;
+	for (size_t n = 0; l->path[n]; n++)
+		if (add(options, n ? ":" : "lowerdir=", l->path[n]) < 0)
+			return hf_err_set(reterr, -E2BIG, "Layers: mount options too long");
 	if (l->scratch[0])
 		r = prepare_scratch(l->target, l->scratch, options, reterr);
 	const struct agt_mount m = { .source = "overlay",
@@ -79,6 +83,5 @@ int agt_overlay_mount(const struct agt_layers *l, struct hf_err *reterr)
 
 int agt_overlay_remove(const struct agt_layers *l, struct hf_err *reterr)
 {
-	int r = agt_path_check("ContainerRootPath", l->target, reterr);
-	return r < 0 ? r : agt_unmount(l->target, reterr);
+	return agt_unmount(l->target, reterr);
 }

@@ -14,6 +14,9 @@ struct agt_layers {
 	const char **path;   /* the topmost first, NULL at the end */
 };
 
+/* Whether all of it may be mounted; to be asked before. */
+int agt_overlay_check(const struct agt_layers *l, struct hf_err *reterr);
+
 int agt_overlay_mount(const struct agt_layers *l, struct hf_err *reterr);
 
 /* Unmounts all that is stacked on the target and removes the folder; absent is success. */

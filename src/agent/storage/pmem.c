@@ -46,6 +46,19 @@ static int open_mapper(struct hf_err *reterr)
 		      : fd;
 }
 
+/* Takes the device of map() away; one that is not there is as good as removed. */
+static int unmap(const struct agt_pmem *p, struct hf_err *reterr)
+{
+	struct table t = { 0 };
+	HF_CLEANUP(fd_closep) int fd = open_mapper(reterr);
+	if (fd < 0)
+		return fd;
+	int r = command(fd, DM_DEV_REMOVE, &t, p);
+	if (r < 0 && r != -ENXIO)
+		return hf_err_set(reterr, r, "MappingInfo: %s: %s", t.head.name, strerror(-r));
+	return 0;
+}
+
 /* A linear target over part of the device, and its node. */
 static int map(
 	const char *device, const struct agt_pmem *p, char *ret, size_t cap, struct hf_err *reterr)
@@ -68,22 +81,29 @@ static int map(
 		t = (struct table){ .head.flags = DM_READONLY_FLAG };
 		r = command(fd, DM_DEV_SUSPEND, &t, p); /* without the flag for it: resumes */
 	}
-	if (r < 0)
+	if (r < 0) {
+		if (r != -EBUSY)              /* that is: somebody else's */
+			(void)unmap(p, NULL); /* the first error is the one to tell */
 		return hf_err_set(reterr, r, "MappingInfo: %s: %s", device, strerror(-r));
+	}
 	(void)snprintf(ret, cap, "/dev/dm-%u", minor(node));
 	return 0;
+}
+
+int agt_pmem_check(const struct agt_pmem *p, struct hf_err *reterr)
+{
+	if (p->offset % SECTOR || p->size % SECTOR)
+		return hf_err_set(reterr, -EINVAL,
+			"MappingInfo: DeviceOffsetInBytes and DeviceSizeInBytes: whole sectors of "
+			"%d bytes expected",
+			SECTOR);
+	return agt_path_check("MountPath", p->mount_path, reterr);
 }
 
 int agt_pmem_add(const struct agt_pmem *p, struct hf_err *reterr)
 {
 	char device[64], mapped[64];
 	struct agt_disk d = { .mount_path = p->mount_path, .filesystem = "", .read_only = true };
-	int r = agt_path_check("MountPath", p->mount_path, reterr);
-	if (r < 0)
-		return r;
-	if (p->offset % SECTOR || p->size % SECTOR)
-		return hf_err_set(
-			reterr, -EINVAL, "MappingInfo: whole sectors of %d bytes expected", SECTOR);
 	(void)snprintf(device, sizeof(device), "/dev/pmem%u", p->number);
 	if (access(device, F_OK) < 0)
 		return hf_err_set(reterr, -ENODEV,
@@ -91,25 +111,17 @@ int agt_pmem_add(const struct agt_pmem *p, struct hf_err *reterr)
 			device, strerror(errno));
 	if (p->size == 0)
 		return agt_disk_mount(device, &d, reterr);
-	r = map(device, p, mapped, sizeof(mapped), reterr);
-	if (r == 0)
-		r = agt_disk_mount(mapped, &d, reterr);
+	int r = map(device, p, mapped, sizeof(mapped), reterr);
+	if (r < 0)
+		return r;
+	r = agt_disk_mount(mapped, &d, reterr);
+	if (r < 0)
+		(void)unmap(p, NULL); /* the first error is the one to tell */
 	return r;
 }
 
 int agt_pmem_remove(const struct agt_pmem *p, struct hf_err *reterr)
 {
-	struct table t = { 0 };
-	int r = agt_path_check("MountPath", p->mount_path, reterr);
-	if (r == 0)
-		r = agt_unmount(p->mount_path, reterr);
-	if (r < 0 || p->size == 0)
-		return r;
-	HF_CLEANUP(fd_closep) int fd = open_mapper(reterr);
-	if (fd < 0)
-		return fd;
-	r = command(fd, DM_DEV_REMOVE, &t, p);
-	if (r < 0 && r != -ENXIO) /* not there: as good as removed */
-		return hf_err_set(reterr, r, "MappingInfo: %s: %s", t.head.name, strerror(-r));
-	return 0;
+	int r = agt_unmount(p->mount_path, reterr);
+	return r < 0 || p->size == 0 ? r : unmap(p, reterr);
 }

@@ -9,18 +9,20 @@
 
 #define MESSAGE_MAX 65536 /* of 9p, and what the socket takes at once */
 
+int agt_share_check(const struct agt_share *s, struct hf_err *reterr)
+{
+	if (strlen(s->name) > AGT_SHARE_NAME_MAX || strpbrk(s->name, ",\\"))
+		return hf_err_set(reterr, -EINVAL,
+			"ShareName: at most %d bytes without , and \\ expected",
+			AGT_SHARE_NAME_MAX);
+	return agt_path_check("MountPath", s->mount_path, reterr);
+}
+
 int agt_share_add(const struct agt_share *s, struct hf_err *reterr)
 {
 	char data[128 + AGT_SHARE_NAME_MAX];
 	int size = MESSAGE_MAX;
 	struct agt_mount m = { .flags = s->read_only ? MS_RDONLY : 0 };
-	int r = agt_path_check("MountPath", s->mount_path, reterr);
-	if (r < 0)
-		return r;
-	if (strlen(s->name) > AGT_SHARE_NAME_MAX || strpbrk(s->name, ",\\"))
-		return hf_err_set(reterr, -EINVAL,
-			"ShareName: at most %d bytes without , and \\ expected",
-			AGT_SHARE_NAME_MAX);
 	if (s->fd < 0) {
 		m.type = "virtiofs";
 		m.source = s->name;
@@ -40,6 +42,5 @@ int agt_share_add(const struct agt_share *s, struct hf_err *reterr)
 
 int agt_share_remove(const struct agt_share *s, struct hf_err *reterr)
 {
-	int r = agt_path_check("MountPath", s->mount_path, reterr);
-	return r < 0 ? r : agt_unmount(s->mount_path, reterr);
+	return agt_unmount(s->mount_path, reterr);
 }

@@ -17,6 +17,7 @@ struct agt_share {
 	bool read_only;
 };
 
+int agt_share_check(const struct agt_share *s, struct hf_err *reterr);
 int agt_share_add(const struct agt_share *s, struct hf_err *reterr);
 int agt_share_remove(const struct agt_share *s, struct hf_err *reterr);
 
