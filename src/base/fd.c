@@ -169,7 +169,7 @@ union fd_control {
 
 ssize_t unix_send_fds(int sock, const void *buf, size_t n, const int *fds, size_t n_fds)
 {
-	union fd_control control = { 0 };
+	union fd_control control;
 	struct iovec iov = { .iov_base = (void *)buf, .iov_len = n };
 	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1 };
 	if (n_fds > UNIX_FDS_MAX)

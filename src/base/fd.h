@@ -57,6 +57,6 @@ ssize_t unix_send_fds(int sock, const void *buf, size_t n, const int *fds, size_
 ssize_t unix_recv_fds(
 	int sock, void *buf, size_t n, int *ret_fds, size_t cap_fds, size_t *ret_n_fds);
 
-#define UNIX_FDS_MAX 8
+#define UNIX_FDS_MAX 253 /* what the kernel takes with one message */
 
 #endif

@@ -1,17 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 #include "map.h"
+#include "base/fd.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-/* syscalls: fstat newfstatat mmap(2!PROT_EXEC) munmap rt_sigaction */
+/* syscalls: fstat newfstatat mmap(2!PROT_EXEC) munmap rt_sigaction fcntl */
 
 /* Written outside of the handler only, which runs in the one thread that touches the maps. */
 static struct map {
 	uint8_t *p; /* NULL: free */
 	size_t size;
+	int fd; /* of the file, our own */
+	uint64_t offset;
 	volatile sig_atomic_t lost;
 } maps[DEV_MAPS_MAX];
 static size_t n_maps; /* slots that were ever in use */
@@ -59,11 +63,13 @@ int dev_map(int fd, uint64_t offset, uint64_t size, void **ret_p)
 		i++;
 	if (i == DEV_MAPS_MAX)
 		return -ENOSPC;
-	void *p = mmap(
-		NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)offset);
+	HF_CLEANUP(fd_closep) int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	void *p = own < 0 ? MAP_FAILED
+			  : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+				    own, (off_t)offset);
 	if (p == MAP_FAILED)
 		return -errno;
-	maps[i] = (struct map){ .p = p, .size = size };
+	maps[i] = (struct map){ .p = p, .size = size, .fd = fd_take(&own), .offset = offset };
 	n_maps = HF_MAX(n_maps, i + 1);
 	*ret_p = p;
 	return 0;
@@ -75,7 +81,17 @@ void dev_unmap(void *p)
 	if (!m)
 		return;
 	(void)munmap(m->p, m->size); /* fails only for what is not mapped */
+	fd_closep(&m->fd);
 	*m = (struct map){ 0 };
+}
+
+bool dev_map_file(const void *p, struct dev_map_file *ret_file)
+{
+	const struct map *m = p ? find(p) : NULL;
+	if (!m)
+		return false;
+	*ret_file = (struct dev_map_file){ m->fd, m->offset, m->size };
+	return true;
 }
 
 size_t dev_maps_lost(void)

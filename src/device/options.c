@@ -172,7 +172,7 @@ static int take_policy(const char *value, struct dev_policies *p, struct hf_err 
 	return dev_policy_set(p, ports, policy + 1, reterr);
 }
 
-int dev_options_vm_set(
+static int take_key(
 	struct dev_vm_options *vm, const char *key, const char *value, struct hf_err *reterr)
 {
 	if (strcmp(key, "guest-cid") == 0)
@@ -200,6 +200,22 @@ int dev_options_vm_set(
 	if (r != -ENOKEY)
 		return r;
 	return hf_err_set(reterr, -EINVAL, "unknown key '%s'; known: %s", key, vm_keys);
+}
+
+int dev_options_vm_set(
+	struct dev_vm_options *vm, const char *key, const char *value, struct hf_err *reterr)
+{
+	size_t n_key = strlen(key) + 1, n_value = strlen(value) + 1;
+	if (n_key + n_value > sizeof(vm->given) - vm->given_len)
+		return hf_err_set(reterr, -EINVAL, "%s: the keys of a VM have more than %d bytes",
+			key, DEV_GIVEN_MAX);
+	int r = take_key(vm, key, value, reterr);
+	if (r < 0)
+		return r;
+	memcpy(vm->given + vm->given_len, key, n_key);
+	memcpy(vm->given + vm->given_len + n_key, value, n_value);
+	vm->given_len += n_key + n_value;
+	return 0;
 }
 
 struct dev_vm_options dev_options_vm_default(void)

@@ -23,6 +23,7 @@
 #define DEV_TX_BUFFER_DEFAULT    (256U << 10)
 #define DEV_QUEUE_SIZE_MAX       1024
 #define DEV_SANDBOX_DIRS         16
+#define DEV_GIVEN_MAX            8192 /* bytes of all keys and values of a VM */
 #define DEV_CLAIM_TIMEOUT_MS     5000
 #define DEV_CLAIM_TIMEOUT_MS_MAX 3600000
 
@@ -40,6 +41,9 @@ struct dev_vm_options {
 	struct dev_policies policies;
 	struct dev_guard guard;
 	char groups[DEV_GROUPS_MAX + 1]; /* "A+B"; "": alone */
+	/* All that was given, "key\0value\0...": a holdfastd that takes over reads it again. */
+	char given[DEV_GIVEN_MAX];
+	size_t given_len;
 };
 
 /* The CID under which the host and other guests know it. */

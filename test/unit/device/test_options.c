@@ -26,6 +26,39 @@ static int parse(const char **argv)
 		assert_non_null(strstr(err.text, word));                                           \
 	} while (0)
 
+/* A holdfastd that takes over reads what was given once more. */
+static void test_given_again_is_the_same(void **state)
+{
+	(void)state;
+	assert_int_equal(
+		PARSE("--vm", "guest-cid=4,socket=/s,uds-path=/v,groups=a+b,port=1024:reset,"
+			      "port=2000-2999:reset,mode=0660,rate-bytes=7,queue-size=64"),
+		0);
+	static struct dev_vm_options again;
+	again = dev_options_vm_default();
+	const struct dev_vm_options *vm = &o.vm[0];
+	for (size_t at = 0; at < vm->given_len;) {
+		const char *key = vm->given + at, *value = key + strlen(key) + 1;
+		assert_int_equal(dev_options_vm_set(&again, key, value, &err), 0);
+		at += strlen(key) + strlen(value) + 2;
+	}
+	assert_int_equal(dev_options_vm_check(&again, &err), 0);
+	assert_memory_equal(&again, vm, sizeof(again));
+}
+
+static void test_given_is_bounded(void **state)
+{
+	(void)state;
+	static struct dev_vm_options vm;
+	vm = dev_options_vm_default();
+	int r = 0, n = 0;
+	for (; r == 0 && n < DEV_GIVEN_MAX; n++)
+		r = dev_options_vm_set(&vm, "name", "x", &err);
+	assert_int_equal(r, -EINVAL);
+	assert_int_equal(n - 1, DEV_GIVEN_MAX / 7);
+	assert_non_null(strstr(err.text, "more than"));
+}
+
 static void test_vm_as_for_vhost_device_vsock(void **state)
 {
 	(void)state;
@@ -205,6 +238,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_vm_as_for_vhost_device_vsock),
+		cmocka_unit_test(test_given_again_is_the_same),
+		cmocka_unit_test(test_given_is_bounded),
 		cmocka_unit_test(test_policies_and_outer_cid),
 		cmocka_unit_test(test_single_vm),
 		cmocka_unit_test(test_actions),
