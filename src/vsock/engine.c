@@ -103,15 +103,15 @@ struct vsk_conn **vsk_set_buckets(struct vsk *v, struct vsk_conn **buckets, uint
 
 /* ---- set-up ---- */
 
-static bool cid_usable(uint32_t cid)
+bool vsk_cid_usable(uint32_t cid)
 {
 	return cid > VSK_CID_HOST && cid != UINT32_MAX; /* D1.3 */
 }
 
 int vsk_init(struct vsk *v, const struct vsk_config *cfg, struct vsk_conn **buckets, uint32_t n)
 {
-	if (!cid_usable(cfg->guest_cid) || cfg->buf_alloc < 4096 || cfg->buf_alloc > VSK_BUF_MAX ||
-		n == 0 || (n & (n - 1)) != 0)
+	if (!vsk_cid_usable(cfg->guest_cid) || cfg->buf_alloc < 4096 ||
+		cfg->buf_alloc > VSK_BUF_MAX || n == 0 || (n & (n - 1)) != 0)
 		return -EINVAL;
 	if (cfg->port_floor &&
 		(cfg->port_floor < VSK_HOST_PORT_MIN || cfg->port_floor > VSK_HOST_PORT_MAX))
@@ -145,7 +145,7 @@ void vsk_give_slots(struct vsk *v, void *first, size_t count, size_t stride)
 
 int vsk_set_cid(struct vsk *v, uint32_t guest_cid)
 {
-	if (!cid_usable(guest_cid))
+	if (!vsk_cid_usable(guest_cid))
 		return -EINVAL;
 	for (int i = 0; i < VSK_LIFE_N_; i++)
 		if (!hf_list_empty(&v->life[i]))
@@ -512,7 +512,7 @@ static bool type_served(const struct vsk *v, uint16_t type)
 static bool cid_served(const struct vsk *v, uint32_t cid)
 {
 	return cid == VSK_CID_HOST ||
-	       (v->cfg.siblings && cid_usable(cid) && cid != v->cfg.guest_cid);
+	       (v->cfg.siblings && vsk_cid_usable(cid) && cid != v->cfg.guest_cid);
 }
 
 int vsk_from_guest(struct vsk *v, uint64_t now_us, const uint8_t hdr[VSK_HDR_BYTES], size_t avail,

@@ -29,7 +29,13 @@ enum { /* offsets in the head */
 	HEAD_FLAGS = 52,
 	HEAD_BYTES = 56,
 };
-enum { HEAD_FLAG_EVENT = 1 }; /* a TRANSPORT_RESET event was still to be placed */
+enum {
+	HEAD_FLAG_EVENT = 1, /* a TRANSPORT_RESET event was still to be placed */
+	HEAD_FLAG_TAKEOVER =
+		2,          /* made for another process of this host: with siblings and owners */
+	HEAD_FLAG_HOLD = 4, /* takeover: the event is placed, and not used yet */
+	HEAD_FLAGS_ALL = 7,
+};
 
 enum { PART_KIND = 0, PART_FLAGS = 2, PART_LEN = 4, PART_BYTES = 8 };
 enum { PART_FLAG_MUST = 1 };
@@ -65,7 +71,8 @@ enum {
 	CONN_FLAG_REQUEST_SENT = 1,
 	CONN_FLAG_ASKED = 2,
 	CONN_FLAG_TX_MID = 4,
-	CONN_FLAGS_ALL = 7,
+	CONN_FLAG_CLAIMED = 8, /* takeover: it has a host end */
+	CONN_FLAGS_ALL = 15,
 };
 enum { CONN_STATE_DIALLING = 1, CONN_STATE_ASKING = 2, CONN_STATE_OPEN = 3 };
 
@@ -160,6 +167,12 @@ void vsk_save_begin(struct vsk_save *s, const struct vsk *v, void *buf, size_t c
 	}
 }
 
+void vsk_save_begin_takeover(struct vsk_save *s, const struct vsk *v, void *buf, size_t cap)
+{
+	vsk_save_begin(s, v, buf, cap);
+	s->takeover = true;
+}
+
 static void put_bytes(struct vsk_save *s, const struct vsk_bytes *b)
 {
 	put(s, b->p[0], b->n[0]);
@@ -183,8 +196,10 @@ void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 	size_t n_host = to_host->n[0] + to_host->n[1], n_guest = to_guest->n[0] + to_guest->n[1];
 	size_t ends_host = (to_host->ends_n[0] + to_host->ends_n[1]) / VSK_END_BYTES;
 	size_t ends_guest = (to_guest->ends_n[0] + to_guest->ends_n[1]) / VSK_END_BYTES;
-	hf_assert(n_host == vsk_unread(c) && ends_host == c->msgs && c->peer_cid == VSK_CID_HOST);
-	hf_assert(!c->tx_mid || ends_guest);
+	bool sibling = c->peer_cid != VSK_CID_HOST;
+	hf_assert(!sibling || s->takeover);
+	hf_assert(n_host == vsk_unread(c) || (sibling && n_host < vsk_unread(c)));
+	hf_assert(ends_host == c->msgs && (!c->tx_mid || ends_guest || sibling));
 	if (n_host > VSK_FLIGHT_MAX || n_guest > VSK_FLIGHT_MAX || ends_guest > VSK_MSGS_MAX) {
 		s->error = -EMSGSIZE;
 		return;
@@ -210,7 +225,8 @@ void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 	b[CONN_HOST_SHUT] = c->host_shut;
 	le16_to(b + CONN_FLAGS,
 		(uint16_t)((c->request_sent ? CONN_FLAG_REQUEST_SENT : 0) |
-			   (c->asked ? CONN_FLAG_ASKED : 0) | (c->tx_mid ? CONN_FLAG_TX_MID : 0)));
+			   (c->asked ? CONN_FLAG_ASKED : 0) | (c->tx_mid ? CONN_FLAG_TX_MID : 0) |
+			   (s->takeover && !c->unclaimed ? CONN_FLAG_CLAIMED : 0)));
 	le32_to(b + CONN_ENDS_TO_HOST, (uint32_t)ends_host);
 	le32_to(b + CONN_ENDS_TO_GUEST, (uint32_t)ends_guest);
 	put_part(s, KIND_CONN,
@@ -233,6 +249,16 @@ void vsk_save_app(struct vsk_save *s, const void *data, size_t n)
 	put(s, data, n);
 }
 
+static uint32_t head_flags(const struct vsk_save *s)
+{
+	uint32_t flags = s->v->event_pending ? HEAD_FLAG_EVENT : 0;
+	if (!s->takeover)
+		return flags;
+	if (s->v->hold_until_us && !s->v->event_pending)
+		flags |= HEAD_FLAG_HOLD;
+	return flags | HEAD_FLAG_TAKEOVER;
+}
+
 int vsk_save_end(struct vsk_save *s, size_t *ret_len)
 {
 	if (s->error)
@@ -248,7 +274,7 @@ int vsk_save_end(struct vsk_save *s, size_t *ret_len)
 	le64_to(h + HEAD_CID, s->v->cfg.guest_cid);
 	le64_to(h + HEAD_FEATURES, s->v->cfg.features);
 	le32_to(h + HEAD_PORT, s->v->next_port);
-	le32_to(h + HEAD_FLAGS, s->v->event_pending ? HEAD_FLAG_EVENT : 0);
+	le32_to(h + HEAD_FLAGS, head_flags(s));
 	le32_to(h + HEAD_CRC, vsk_crc32c(0, h, s->len));
 	*ret_len = s->len;
 	return 0;
@@ -281,8 +307,12 @@ static int check_head(const uint8_t *h, size_t len)
 		return -EPROTONOSUPPORT;
 	if (oldest > version)
 		return -EINVAL;
-	if (le32_at(h + HEAD_FLAGS) & ~(uint32_t)HEAD_FLAG_EVENT)
+	uint32_t flags = le32_at(h + HEAD_FLAGS);
+	if (flags & ~(uint32_t)HEAD_FLAGS_ALL)
 		return -EPROTONOSUPPORT;
+	if ((flags & HEAD_FLAG_HOLD) &&
+		(flags & (HEAD_FLAG_TAKEOVER | HEAD_FLAG_EVENT)) != HEAD_FLAG_TAKEOVER)
+		return -EINVAL;
 	uint32_t head_len = le32_at(h + HEAD_LEN), port = le32_at(h + HEAD_PORT);
 	if (head_len < HEAD_BYTES || head_len > len || port < VSK_HOST_PORT_MIN ||
 		port > VSK_HOST_PORT_MAX || le64_at(h + HEAD_CID) > UINT32_MAX)
@@ -358,8 +388,9 @@ static uint64_t sum_of_ends(const uint8_t *ends, uint32_t n)
 	return sum;
 }
 
-/* The host's messages are whole; the guest's last one may have begun. */
-static int check_messages(const struct part *p, const struct flight *f)
+/* The host's messages are whole; the guest's last one may have begun. A sibling's are with the
+ * sibling. */
+static int check_messages(const struct part *p, const struct flight *f, bool sibling)
 {
 	const uint8_t *b = p->body;
 	bool mid = le16_at(b + CONN_FLAGS) & CONN_FLAG_TX_MID;
@@ -372,11 +403,17 @@ static int check_messages(const struct part *p, const struct flight *f)
 		return -EINVAL; /* would be closed */
 	if ((f->ends_host || mid) && b[CONN_STATE] != CONN_STATE_OPEN)
 		return -EINVAL;
-	return mid && !f->ends_guest ? -EINVAL : 0;
+	return mid && !f->ends_guest && !sibling ? -EINVAL : 0;
+}
+
+/* Of what the host has not taken it holds n bytes; a sibling may have some of a message already. */
+static bool unread_is(uint64_t unread, const struct flight *f, bool sibling)
+{
+	return unread == f->n_host || (sibling && f->ends_host && unread > f->n_host);
 }
 
 /* A flat list of what a record may not say of a connection. */
-static int check_conn(const struct part *p)
+static int check_conn(const struct part *p, bool takeover)
 {
 	const uint8_t *b = p->body;
 	struct flight f;
@@ -386,17 +423,23 @@ static int check_conn(const struct part *p)
 	if ((type != VSK_TYPE_STREAM && type != VSK_TYPE_SEQPACKET) ||
 		(le16_at(b + CONN_FLAGS) & ~CONN_FLAGS_ALL) || b[CONN_STATE] > CONN_STATE_OPEN)
 		return -EPROTONOSUPPORT;
-	int r = check_messages(p, &f);
+	bool sibling = le32_at(b + CONN_PEER_CID) != VSK_CID_HOST;
+	int r = check_messages(p, &f, sibling);
 	if (r < 0)
 		return r;
+	if (sibling && (!takeover || !vsk_cid_usable(le32_at(b + CONN_PEER_CID)) || f.n_guest ||
+			       f.ends_guest))
+		return -EINVAL;
+	if ((le16_at(b + CONN_FLAGS) & CONN_FLAG_CLAIMED) && !takeover)
+		return -EINVAL;
 
 	uint64_t rx = le64_at(b + CONN_RX), fwd = le64_at(b + CONN_FWD);
 	bool host_holds = f.n_host || f.ends_host, guest_holds = f.n_guest || f.ends_guest;
 	uint32_t buf_alloc = le32_at(b + CONN_BUF_ALLOC);
 	uint8_t guest_shut = b[CONN_GUEST_SHUT], host_shut = b[CONN_HOST_SHUT], ctl = b[CONN_CTL];
 	bool sent = le16_at(b + CONN_FLAGS) & CONN_FLAG_REQUEST_SENT;
-	if (le32_at(b + CONN_PEER_CID) != VSK_CID_HOST || rx < fwd || rx - fwd != f.n_host ||
-		buf_alloc > VSK_BUF_MAX || f.n_host > buf_alloc)
+	if (rx < fwd || !unread_is(rx - fwd, &f, sibling) || buf_alloc > VSK_BUF_MAX ||
+		rx - fwd > buf_alloc)
 		return -EINVAL;
 	if (guest_shut > VSK_SHUT_BOTH || host_shut > VSK_SHUT_BOTH ||
 		(guest_shut == VSK_SHUT_BOTH && !host_holds) || /* would be closed */
@@ -420,11 +463,11 @@ static int check_conn(const struct part *p)
 	return -EINVAL;
 }
 
-static int check_part(const struct part *p)
+static int check_part(const struct part *p, bool takeover)
 {
 	switch (p->kind) {
 	case KIND_CONN:
-		return check_conn(p);
+		return check_conn(p, takeover);
 	case KIND_RST:
 		return p->len < RST_BYTES ? -EINVAL : 0;
 	case KIND_APP:
@@ -443,6 +486,7 @@ int vsk_record_info(const void *buf, size_t len, struct vsk_record_info *ret_inf
 		.version = le16_at(h + HEAD_VERSION),
 		.guest_cid = (uint32_t)le64_at(h + HEAD_CID),
 		.features = le64_at(h + HEAD_FEATURES),
+		.takeover = le32_at(h + HEAD_FLAGS) & HEAD_FLAG_TAKEOVER,
 	};
 	size_t at = le32_at(h + HEAD_LEN);
 	uint32_t n = 0;
@@ -455,7 +499,7 @@ int vsk_record_info(const void *buf, size_t len, struct vsk_record_info *ret_inf
 		before = p.kind;
 		if (p.kind == KIND_CONN || p.kind == KIND_RST)
 			info.n_conns++;
-		r = check_part(&p);
+		r = check_part(&p, info.takeover);
 		if (r < 0)
 			return r;
 	}
@@ -487,7 +531,9 @@ static uint8_t loaded_life(const struct vsk_conn *c)
 {
 	if (c->state != VSK_OPEN)
 		return VSK_LIFE_CONNECT;
-	return c->host_shut == VSK_SHUT_BOTH ? VSK_LIFE_CLOSE : VSK_LIFE_CLAIM;
+	return c->host_shut == VSK_SHUT_BOTH ? VSK_LIFE_CLOSE
+	       : c->unclaimed                ? VSK_LIFE_CLAIM
+					     : VSK_LIFE_STEADY;
 }
 
 static int load_conn(struct vsk *v, uint64_t now_us, const struct part *p)
@@ -518,7 +564,8 @@ static int load_conn(struct vsk *v, uint64_t now_us, const struct part *p)
 	c->rx_mid =
 		c->type == VSK_TYPE_SEQPACKET && f.n_host > sum_of_ends(f.host_ends, f.ends_host);
 	c->msgs = f.ends_host;
-	c->unclaimed = c->state != VSK_DIALLING && c->host_shut != VSK_SHUT_BOTH;
+	c->unclaimed = c->state != VSK_DIALLING && c->host_shut != VSK_SHUT_BOTH &&
+		       !(le16_at(b + CONN_FLAGS) & CONN_FLAG_CLAIMED);
 	vsk_conn_life(v, c, loaded_life(c), now_us);
 	if (b[CONN_CTL])
 		vsk_conn_ctl(v, c, b[CONN_CTL]);
@@ -545,12 +592,15 @@ static int load_parts(struct vsk *v, uint64_t now_us, uint16_t kind, const uint8
 	return r;
 }
 
-int vsk_load_begin(struct vsk_load *l, struct vsk *v, uint64_t now_us, const void *buf, size_t len)
+static int load_all(struct vsk_load *l, struct vsk *v, uint64_t now_us, const void *buf, size_t len,
+	bool takeover)
 {
 	struct vsk_record_info info;
 	int r = vsk_record_info(buf, len, &info);
 	if (r < 0)
 		return r;
+	if (info.takeover != takeover)
+		return -EINVAL;
 	if (info.guest_cid != v->cfg.guest_cid)
 		return -EADDRNOTAVAIL;
 	if (v->n_conns)
@@ -568,10 +618,31 @@ int vsk_load_begin(struct vsk_load *l, struct vsk *v, uint64_t now_us, const voi
 	}
 	v->next_port = le32_at(h + HEAD_PORT); /* D7.7 */
 	v->cfg.features = info.features;
-	if (le32_at(h + HEAD_FLAGS) & HEAD_FLAG_EVENT)
+	if (le32_at(h + HEAD_FLAGS) & (HEAD_FLAG_EVENT | HEAD_FLAG_HOLD))
 		vsk_transport_reset(v, now_us, true);
+	if (le32_at(h + HEAD_FLAGS) & HEAD_FLAG_HOLD)
+		vsk_event_placed(v);
 	*l = (struct vsk_load){ .v = v, .buf = buf, .len = len, .at = le32_at(h + HEAD_LEN) };
 	return 0;
+}
+
+int vsk_load_begin(struct vsk_load *l, struct vsk *v, uint64_t now_us, const void *buf, size_t len)
+{
+	return load_all(l, v, now_us, buf, len, false);
+}
+
+int vsk_load_takeover(
+	struct vsk_load *l, struct vsk *v, uint64_t now_us, const void *buf, size_t len)
+{
+	return load_all(l, v, now_us, buf, len, true);
+}
+
+struct vsk_conn *vsk_load_lingering(struct vsk *v, enum vsk_type type)
+{
+	struct vsk_conn *c = vsk_conn_new(v, (uint16_t)type, 0, 0, 0, VSK_OPEN);
+	if (c)
+		vsk_conn_close(v, c, false);
+	return c;
 }
 
 int vsk_load_add(struct vsk_load *l, struct vsk *v, uint64_t now_us, const void *buf, size_t len)
@@ -582,6 +653,8 @@ int vsk_load_add(struct vsk_load *l, struct vsk *v, uint64_t now_us, const void 
 	int r = vsk_record_info(buf, len, &info);
 	if (r < 0)
 		return r;
+	if (info.takeover)
+		return -EINVAL;
 	if (info.guest_cid != v->cfg.guest_cid)
 		return -EADDRNOTAVAIL;
 	size_t at = le32_at(h + HEAD_LEN);

@@ -423,12 +423,18 @@ struct vsk_save {
 	size_t cap, len;
 	uint32_t n;
 	bool messages; /* there are some: a reader of version 1 would not understand */
+	bool takeover;
 	int error;
 };
 
 size_t vsk_save_size(const struct vsk *v);
 void vsk_save_begin(struct vsk_save *s, const struct vsk *v, void *buf, size_t cap);
 void vsk_save_begin_one(struct vsk_save *s, const struct vsk *v, void *buf, size_t cap);
+
+/* For another process of this host, which gets the host ends as well: whose connections have an
+ * owner is in the record, and siblings are. Of a sibling's ring some bytes of the first message may
+ * be missing: the other guest has them. Read by vsk_load_takeover() and nothing else. */
+void vsk_save_begin_takeover(struct vsk_save *s, const struct vsk *v, void *buf, size_t cap);
 
 /* to_host: the device's ring, exactly vsk_unread(c) bytes and c->msgs ends. to_guest: what was
  * read, or may be peeked, from the host socket and was not sent; the rest of a message that was
@@ -449,6 +455,7 @@ struct vsk_record_info {
 	uint32_t version, guest_cid;
 	uint64_t features;
 	uint32_t n_conns; /* slots that loading needs */
+	bool takeover;
 };
 
 /* Looks at a record without loading it. The errors are those of vsk_load_begin(). */
@@ -482,6 +489,15 @@ struct vsk_load {
 int vsk_load_begin(struct vsk_load *l, struct vsk *v, uint64_t now_us, const void *buf, size_t len);
 struct vsk_conn *vsk_load_next(
 	struct vsk_load *l, struct vsk_bytes *ret_to_host, struct vsk_bytes *ret_to_guest);
+
+/* The same for a record of vsk_save_begin_takeover(): nothing is to be claimed that was not before.
+ */
+int vsk_load_takeover(
+	struct vsk_load *l, struct vsk *v, uint64_t now_us, const void *buf, size_t len);
+
+/* A connection that was closed, of which the device still holds bytes for the host: to be released
+ * when they are out. NULL: no free slot. */
+struct vsk_conn *vsk_load_lingering(struct vsk *v, enum vsk_type type);
 
 /* What the application of the connection returned last has left; NULL and 0: nothing. */
 const void *vsk_load_app(const struct vsk_load *l, size_t *ret_n);

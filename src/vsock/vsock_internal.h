@@ -15,6 +15,9 @@ enum {
 	VSK_CTL_CREDIT_REQUEST = 1 << 5,
 };
 
+/* May a guest have it (D1.3)? */
+bool vsk_cid_usable(uint32_t cid);
+
 /* Takes a slot and enters it under its addresses; NULL when none is free. */
 struct vsk_conn *vsk_conn_new(struct vsk *v, uint16_t type, uint32_t peer_cid, uint32_t host_port,
 	uint32_t guest_port, enum vsk_state state);

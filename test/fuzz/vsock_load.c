@@ -27,7 +27,8 @@ static void use(struct vsk *v, struct vsk_load *l)
 	struct vsk_out out;
 	uint8_t hdr[VSK_HDR_BYTES];
 	for (struct vsk_conn *c; (c = vsk_load_next(l, &h, &t));) {
-		must(h.n[0] == vsk_unread(c) && h.n[0] <= c->buf_alloc);
+		must(h.n[0] <= vsk_unread(c) && vsk_unread(c) <= c->buf_alloc);
+		must(h.n[0] == vsk_unread(c) || c->peer_cid != VSK_CID_HOST);
 		for (size_t i = 0; i < h.n[0]; i++)
 			sum ^= ((const uint8_t *)h.p[0])[i];
 		for (size_t i = 0; i < t.n[0]; i++)
@@ -40,7 +41,8 @@ static void use(struct vsk *v, struct vsk_load *l)
 		if (c->state == VSK_DIALLING)
 			vsk_dialled(v, c, true);
 		else
-			(void)vsk_claim(v, 0, c); /* a closing one has nothing to claim */
+			(void)vsk_claim(v, 0, c); /* a closing one has nothing to claim, nor one
+						   * that has an owner */
 		vsk_host_readable(v, c);
 	}
 	vsk_resume(v, 5);
@@ -64,6 +66,7 @@ static void load(const uint8_t *data, size_t size)
 	static struct vsk_conn *buckets[4], slots[SLOTS];
 	struct vsk_record_info info;
 	struct vsk_config cfg = { .guest_cid = 5, .buf_alloc = 65536 };
+	bool takeover = vsk_record_info(data, size, &info) == 0 && info.takeover;
 	if (vsk_record_info(data, size, &info) == 0 && info.guest_cid > 2 &&
 		info.guest_cid != UINT32_MAX)
 		cfg.guest_cid = info.guest_cid;
@@ -71,7 +74,7 @@ static void load(const uint8_t *data, size_t size)
 	struct vsk_ev ev;
 	must(vsk_init(&v, &cfg, buckets, 4) == 0);
 	vsk_give_slots(&v, slots, SLOTS, sizeof(slots[0]));
-	if (vsk_load_begin(&l, &v, 0, data, size) == 0)
+	if ((takeover ? vsk_load_takeover : vsk_load_begin)(&l, &v, 0, data, size) == 0)
 		use(&v, &l);
 	else
 		must(v.n_free == SLOTS && v.n_conns == 0);

@@ -16,6 +16,7 @@
 #include "../lib/unit.h"
 #include "base/ring.h"
 #include "vsock/vsock.h"
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -774,7 +775,8 @@ static void peek(struct world *w, struct dconn *d, struct hf_ring *to, struct hf
 	hf_ring_put(to, tmp, dev_read(w, d, tmp, n));
 }
 
-/* Saves, with a part of what the host wrote peeked, and carries on with what was loaded. */
+/* Saves, with a part of what the host wrote peeked, and carries on with what was loaded: as after a
+ * migration, or as the process that takes over. */
 static void save_and_load(struct world *w)
 {
 	static uint8_t buf[1 << 22];
@@ -783,7 +785,8 @@ static void save_and_load(struct world *w)
 	struct hf_ring peeked[FLOWS], peeked_ends[FLOWS];
 	struct vsk_save s;
 	bool readable[FLOWS] = { 0 };
-	vsk_save_begin(&s, &w->v, buf, cap);
+	bool takeover = w->step % 2;
+	(takeover ? vsk_save_begin_takeover : vsk_save_begin)(&s, &w->v, buf, cap);
 	for (struct vsk_conn *c = NULL; (c = vsk_next(&w->v, c));) {
 		struct dconn *d = (struct dconn *)c;
 		peek(w, d, &peeked[d->flow], &peeked_ends[d->flow]);
@@ -802,7 +805,10 @@ static void save_and_load(struct world *w)
 	vsk_give_slots(&w->v, w->slots, SLOTS, sizeof(*w->slots));
 	struct vsk_load l;
 	struct vsk_bytes h, t;
-	CHECK(w, vsk_load_begin(&l, &w->v, w->now, buf, len) == 0);
+	CHECK(w, (takeover ? vsk_load_begin : vsk_load_takeover)(&l, &w->v, w->now, buf, len) ==
+			 -EINVAL);
+	CHECK(w, (takeover ? vsk_load_takeover : vsk_load_begin)(&l, &w->v, w->now, buf, len) == 0);
+	CHECK(w, !takeover || !w->v.hold_until_us == !hold);
 	w->v.hold_until_us = hold;
 	int n = 0;
 	for (struct vsk_conn *c; (c = vsk_load_next(&l, &h, &t)); n++) {
@@ -824,6 +830,7 @@ static void save_and_load(struct world *w)
 		fill_rings(&d->to_guest, HELD_MAX, &d->guest_ends, &t);
 		free_ring(&peeked[d->flow]);
 		free_ring(&peeked_ends[d->flow]);
+		CHECK(w, !c->unclaimed || !takeover);
 		if (c->unclaimed)
 			CHECK(w, vsk_claim(&w->v, w->now, c) == 0);
 		if (readable[d->flow] || t.n[0] || t.ends_n[0])

@@ -493,7 +493,8 @@ static void test_contradictions_are_refused(void **state)
 		{ 64 + 69, 1, -EINVAL }, /* the host reads no more, yet bytes wait for it */
 		{ 64 + 69, 2, -EINVAL }, /* it sends no more, yet bytes wait for the guest */
 		{ 64 + 71, 1, -EPROTONOSUPPORT }, /* flags */
-		{ 64 + 70, 8, -EPROTONOSUPPORT },
+		{ 64 + 70, 16, -EPROTONOSUPPORT },
+		{ 64 + 70, 8, -EINVAL }, /* of a takeover */
 		{ 64 + 20, 3, -EINVAL }, /* other end */
 		{ 64 + 32, 5, -EINVAL }, /* rx_cnt - fwd_cnt is not what is in flight */
 		{ 64 + 40, 9, -EINVAL }, /* fwd_cnt beyond rx_cnt */
@@ -507,8 +508,9 @@ static void test_contradictions_are_refused(void **state)
 		{ 10, 3, -EPROTONOSUPPORT },     /* oldest reader is newer than we are */
 		{ 8, 0, -EPROTONOSUPPORT },      /* older than we read */
 		{ 32, CID + 1, -EADDRNOTAVAIL },
-		{ 51, 0, -EINVAL },          /* port floor */
-		{ 52, 2, -EPROTONOSUPPORT }, /* flags */
+		{ 51, 0, -EINVAL }, /* port floor */
+		{ 52, 8, -EPROTONOSUPPORT },
+		{ 52, 4, -EINVAL }, /* flags */
 		{ 0, 'X', -EBADMSG },
 	};
 	assert_int_equal(buf[b + 66], VSK_OPEN);
@@ -666,6 +668,140 @@ static void test_no_room_no_duplicates_no_second_load(void **state)
 	assert_int_equal(try_changed(buf, len, 0, buf[0]), -EINVAL);
 }
 
+/* ---- takeover ---- */
+
+static size_t save_takeover(
+	struct rig *g, uint8_t *buf, size_t cap, const struct vsk_bytes *to_host)
+{
+	struct vsk_save s;
+	size_t len = 0;
+	vsk_save_begin_takeover(&s, &g->v, buf, cap);
+	for (struct vsk_conn *c = NULL; (c = vsk_next(&g->v, c));) {
+		struct vsk_bytes h = to_host ? *to_host : in_flight(vsk_unread(c));
+		vsk_save_conn(&s, c, true, &h, &none);
+	}
+	assert_int_equal(vsk_save_end(&s, &len), 0);
+	return len;
+}
+
+static int load_takeover(struct rig *g, const uint8_t *buf, size_t len)
+{
+	struct vsk_load l;
+	rig_init(g);
+	return vsk_load_takeover(&l, &g->v, 0, buf, len);
+}
+
+static void test_takeover_keeps_owners_and_siblings(void **state)
+{
+	(void)state;
+	struct rig a, b;
+	uint8_t buf[16384];
+	rig_init(&a);
+	struct vsk_conn *host = guest_opens(&a);
+	a.p.dst_cid = 9;
+	struct vsk_conn *sibling = guest_opens(&a);
+	guest(&a, VSK_OP_RW, 100, 0);
+	a.p.dst_port++;
+	guest(&a, VSK_OP_REQUEST, 0, 0);
+	vsk_transport_reset(&a.v, 0, true);
+	vsk_event_placed(&a.v);
+	size_t len = save_takeover(&a, buf, sizeof(buf), NULL);
+	assert_int_equal(load_takeover(&b, buf, len), 0);
+	struct vsk_conn *c = vsk_find(&b.v, VSK_CID_HOST, host->host_port, host->guest_port);
+	assert_int_equal(c->life, VSK_LIFE_STEADY);
+	assert_false(c->unclaimed);
+	same(&b, sibling);
+	assert_false(vsk_find(&b.v, 9, sibling->host_port, sibling->guest_port)->unclaimed);
+	assert_int_equal(vsk_find(&b.v, 9, HPORT + 1, GPORT)->state, VSK_DIALLING);
+	assert_true(b.v.hold_until_us && !b.v.event_pending); /* D7.8 */
+	vsk_event_used(&b.v);
+	assert_int_equal(b.v.hold_until_us, 0);
+}
+
+static void test_takeover_keeps_what_waits_for_its_owner(void **state)
+{
+	(void)state;
+	struct rig a, b, c;
+	uint8_t buf[16384];
+	struct vsk_load l;
+	rig_init(&a);
+	guest_opens(&a);
+	size_t len = save(&a, buf, sizeof(buf), 0);
+	rig_init(&b);
+	assert_int_equal(vsk_load_begin(&l, &b.v, 0, buf, len), 0); /* nobody has claimed it */
+	len = save_takeover(&b, buf, sizeof(buf), NULL);
+	assert_int_equal(load_takeover(&c, buf, len), 0);
+	assert_true(vsk_next(&c.v, NULL)->unclaimed);
+	assert_int_equal(vsk_next(&c.v, NULL)->life, VSK_LIFE_CLAIM);
+}
+
+/* The other guest has got the beginning of a message. */
+static void test_takeover_in_the_midst_of_a_siblings_message(void **state)
+{
+	(void)state;
+	struct rig a, b;
+	uint8_t buf[16384];
+	rig_init(&a);
+	a.v.cfg.features |= VSK_F_SEQPACKET;
+	a.p.dst_cid = 9;
+	a.p.type = VSK_TYPE_SEQPACKET;
+	guest_opens(&a);
+	guest(&a, VSK_OP_RW, 100, VSK_MSG_EOM);
+	struct vsk_bytes rest = in_flight(60);
+	uint8_t end[VSK_END_BYTES];
+	le32_to(end, 60);
+	rest.ends_p[0] = end;
+	rest.ends_n[0] = sizeof(end);
+	size_t len = save_takeover(&a, buf, sizeof(buf), &rest);
+	assert_int_equal(load_takeover(&b, buf, len), 0);
+	assert_int_equal(vsk_unread(vsk_next(&b.v, NULL)), 100);
+	assert_int_equal(vsk_next(&b.v, NULL)->msgs, 1);
+	buf[64 + 20] = VSK_CID_HOST; /* the host takes whole messages */
+	le32_to(buf + 24, 0);
+	le32_to(buf + 24, vsk_crc32c(0, buf, len));
+	assert_int_equal(load_takeover(&b, buf, len), -EINVAL);
+}
+
+static void test_takeover_and_migration_do_not_mix(void **state)
+{
+	(void)state;
+	struct rig a, b;
+	uint8_t buf[16384];
+	struct vsk_load l;
+	struct vsk_record_info info;
+	rig_init(&a);
+	guest_opens(&a);
+	size_t len = save(&a, buf, sizeof(buf), 0);
+	assert_int_equal(load_takeover(&b, buf, len), -EINVAL);
+	len = save_takeover(&a, buf, sizeof(buf), NULL);
+	assert_int_equal(vsk_record_info(buf, len, &info), 0);
+	assert_true(info.takeover);
+	assert_int_equal(vsk_load_begin(&l, &b.v, 0, buf, len), -EINVAL);
+	assert_int_equal(vsk_load_add(&l, &b.v, 0, buf, len), -EINVAL);
+	assert_int_equal(b.v.n_conns, 0);
+	a.p.dst_cid = 9;
+	a.p.dst_port++;
+	guest_opens(&a);
+	len = save_takeover(&a, buf, sizeof(buf), NULL);
+	le32_to(buf + 52, 0); /* a sibling in a record of a migration */
+	le32_to(buf + 24, 0);
+	le32_to(buf + 24, vsk_crc32c(0, buf, len));
+	assert_int_equal(vsk_record_info(buf, len, &info), -EINVAL);
+}
+
+static void test_lingering(void **state)
+{
+	(void)state;
+	struct rig a;
+	rig_init(&a);
+	struct vsk_conn *c = vsk_load_lingering(&a.v, VSK_TYPE_STREAM);
+	assert_true(c->state == VSK_CLOSED && c->held_by_device);
+	assert_int_equal(a.v.n_conns, 0);
+	expect_nothing(&a);
+	vsk_release(&a.v, c);
+	assert_int_equal(a.v.n_free, SLOTS);
+}
+
 static void test_checksum(void **state)
 {
 	(void)state;
@@ -707,6 +843,11 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_contradictions_of_messages_are_refused),
 		cmocka_unit_test(test_later_additions_are_stepped_over),
 		cmocka_unit_test(test_no_room_no_duplicates_no_second_load),
+		cmocka_unit_test(test_takeover_keeps_owners_and_siblings),
+		cmocka_unit_test(test_takeover_keeps_what_waits_for_its_owner),
+		cmocka_unit_test(test_takeover_in_the_midst_of_a_siblings_message),
+		cmocka_unit_test(test_takeover_and_migration_do_not_mix),
+		cmocka_unit_test(test_lingering),
 		cmocka_unit_test(test_checksum),
 	};
 	for (size_t i = 0; i < sizeof(pattern); i++)
