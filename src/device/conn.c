@@ -104,6 +104,7 @@ void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
 		hf_list_remove(&c->dial_node);
 	c->dialling = false;
 	c->since_us = c->dial_to = 0;
+	c->forwarded = false;
 	if (c->sibling)
 		dev_sibling_closed(c, false);
 	fd_closep(&c->fd);
@@ -356,7 +357,12 @@ void dev_conn_on_event(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
 	struct dev_conn *c = dev_conn_at(vm, tag.slot);
 	if (!c || !dev_tag_is(tag, c->core.gen) || c->fd < 0)
 		return;
-	if (events & (EPOLLHUP | EPOLLERR))
+	if (c->core.state == VSK_DIALLING) {
+		dev_forward_on_event(vm, c, events);
+		return;
+	}
+	if ((events & (EPOLLHUP | EPOLLERR)) ||
+		(c->forwarded && (events & EPOLLRDHUP) && dev_forward_deaf(c)))
 		c->hup = true;
 	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		c->ending = true;
@@ -380,6 +386,8 @@ static void on_connected(struct dev_vm *vm, struct dev_conn *c)
 		dev_sibling_connected(c);
 		return;
 	}
+	if (c->forwarded)
+		return;
 	if (c->fd < 0 || send_iov(c->fd, &iov, 1) != n) {
 		vsk_host_reset(&vm->vsk, &c->core);
 		dev_conn_finish(vm, c);

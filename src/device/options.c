@@ -40,7 +40,14 @@ const char dev_options_help[] =
 	"all\n"
 	"                           max-connections=N    at once\n"
 	"                           rate-bytes=N, rate-connections=N  per second\n"
-	"  --guest-cid, --socket, --uds-path, --tx-buffer-size, --queue-size, --groups\n"
+	"                           forward-cid=CID      the guest's connections go to AF_VSOCK "
+	"ports\n"
+	"                                                of this CID, as 1, instead of UDS-PATH_P\n"
+	"                           forward-listen=P[+P...]  AF_VSOCK ports of this machine that "
+	"lead to\n"
+	"                                                the guest's, for clients of that CID\n"
+	"  --guest-cid, --socket, --uds-path, --tx-buffer-size, --queue-size, --groups,\n"
+	"  --forward-cid, --forward-listen\n"
 	"                         the same for a single virtual machine, instead of --vm\n"
 	"  --socket-path PATH     another name for --socket\n"
 	"  --fd N                 the vhost-user socket is descriptor N, listening or connected,\n"
@@ -136,6 +143,39 @@ static int take_groups(const char *text, char *ret_groups, struct hf_err *reterr
 	return take_text("groups", text, DEV_GROUPS_MAX, ret_groups, reterr);
 }
 
+/* "9001+9002" */
+static int take_listen(const char *text, struct dev_forward *f, struct hf_err *reterr)
+{
+	f->n_listen = 0;
+	for (const char *p = text;; p++) {
+		char *end;
+		errno = 0;
+		unsigned long long port = strtoull(p, &end, 10);
+		bool bad = *p < '0' || *p > '9' || errno != 0 || port >= UINT32_MAX ||
+			   (*end != '\0' && *end != '+') || f->n_listen == DEV_FORWARDS_MAX;
+		for (size_t i = 0; i < f->n_listen; i++)
+			bad |= f->listen[i] == port;
+		if (bad)
+			return hf_err_set(reterr, -EINVAL,
+				"forward-listen=%s: want PORT[+PORT...], at most %d different ones",
+				text, DEV_FORWARDS_MAX);
+		f->listen[f->n_listen++] = (uint32_t)port;
+		p = end;
+		if (*p == '\0')
+			return 0;
+	}
+}
+
+uint32_t dev_forward_listen_cid(const struct dev_forward *f)
+{
+	return f->cid == DEV_CID_LOCAL ? f->cid : DEV_CID_ANY;
+}
+
+bool dev_forward_takes(const struct dev_forward *f, uint32_t client_cid)
+{
+	return f->cid != 0 && client_cid == f->cid;
+}
+
 /* Is the group of n bytes in the list? */
 static bool in_groups(const char *groups, const char *name, size_t n)
 {
@@ -156,7 +196,8 @@ bool dev_options_share_group(const struct dev_vm_options *a, const struct dev_vm
 static const char *const vm_keys = "guest-cid, socket, uds-path, name, tx-buffer-size, queue-size, "
 				   "groups, outer-cid, port, default, mode, owner, allow-uid, "
 				   "guest-ports, host-ports, max-connections, "
-				   "rate-bytes, rate-connections";
+				   "rate-bytes, rate-connections, forward-cid, "
+				   "forward-listen";
 
 /* "1024:reattach" or "2000-2999:reset" */
 static int take_policy(const char *value, struct dev_policies *p, struct hf_err *reterr)
@@ -196,6 +237,11 @@ static int take_key(
 		return take_queue_size(value, &vm->queue_size, reterr);
 	if (strcmp(key, "groups") == 0)
 		return take_groups(value, vm->groups, reterr);
+	if (strcmp(key, "forward-cid") == 0)
+		return take_u32(
+			key, value, DEV_CID_LOCAL, UINT32_MAX - 1, &vm->forward.cid, reterr);
+	if (strcmp(key, "forward-listen") == 0)
+		return take_listen(value, &vm->forward, reterr);
 	int r = dev_guard_set(&vm->guard, key, value, reterr);
 	if (r != -ENOKEY)
 		return r;
@@ -233,9 +279,18 @@ int dev_options_vm_check(struct dev_vm_options *vm, struct hf_err *reterr)
 		return hf_err_set(reterr, -EINVAL, "give either socket or --fd, not both");
 	if (vm->fd < 0 && vm->socket[0] == '\0')
 		return hf_err_set(reterr, -EINVAL, "socket=PATH is missing: QEMU connects to it");
-	if (vm->uds_path[0] == '\0')
-		return hf_err_set(
-			reterr, -EINVAL, "uds-path=PATH is missing: host programs connect to it");
+	if (vm->uds_path[0] == '\0' && vm->forward.cid == 0)
+		return hf_err_set(reterr, -EINVAL,
+			"uds-path=PATH is missing: host programs connect to it; or give "
+			"forward-cid=CID");
+	if (vm->forward.n_listen > 0 && vm->forward.cid == 0)
+		return hf_err_set(reterr, -EINVAL,
+			"forward-listen: give forward-cid=CID as well: clients of that CID are "
+			"taken");
+	if (vm->forward.n_listen > 0 && vm->guard.n_uids > 0)
+		return hf_err_set(reterr, -EINVAL,
+			"allow-uid and forward-listen: an AF_VSOCK client has no user; give one of "
+			"them");
 	if (vm->name[0] == '\0')
 		(void)snprintf(vm->name, sizeof(vm->name), "vm%u", dev_options_cid(vm)); /* fits */
 	return 0;
@@ -303,6 +358,8 @@ static const struct option long_options[] = {
 	{ "queue-size", required_argument, NULL, OPT_VM_KEY },
 	{ "groups", required_argument, NULL, OPT_VM_KEY },
 	{ "name", required_argument, NULL, OPT_VM_KEY },
+	{ "forward-cid", required_argument, NULL, OPT_VM_KEY },
+	{ "forward-listen", required_argument, NULL, OPT_VM_KEY },
 	{ "socket-path", required_argument, NULL, OPT_SOCKET_PATH },
 	{ "fd", required_argument, NULL, OPT_FD },
 	{ "control", required_argument, NULL, OPT_CONTROL },
@@ -351,7 +408,13 @@ int dev_options_clash(
 			"name %s and guest-cid %u must each be given once; outer-cid gives a guest "
 			"another id here",
 			a->name, cid);
-	if (strcmp(a->uds_path, b->uds_path) == 0 ||
+	for (size_t i = 0; i < a->forward.n_listen; i++)
+		for (size_t j = 0; j < b->forward.n_listen; j++)
+			if (a->forward.listen[i] == b->forward.listen[j])
+				return hf_err_set(reterr, -EEXIST,
+					"%s and %s must not share forward-listen port %u", b->name,
+					a->name, a->forward.listen[i]);
+	if ((a->uds_path[0] != '\0' && strcmp(a->uds_path, b->uds_path) == 0) ||
 		(a->socket[0] != '\0' && strcmp(a->socket, b->socket) == 0))
 		return hf_err_set(
 			reterr, -EEXIST, "%s and %s must not share a path", b->name, a->name);

@@ -24,22 +24,32 @@
 #define DEV_QUEUE_SIZE_MAX       1024
 #define DEV_SANDBOX_DIRS         16
 #define DEV_GIVEN_MAX            8192 /* bytes of all keys and values of a VM */
+#define DEV_FORWARDS_MAX         16 /* ports of forward-listen */
 #define DEV_CLAIM_TIMEOUT_MS     5000
 #define DEV_CLAIM_TIMEOUT_MS_MAX 3600000
 
 enum dev_action { DEV_RUN, DEV_HELP, DEV_VERSION, DEV_CAPABILITIES };
 
+/* The host's own AF_VSOCK: where the guest's connections go, and ports on which connections for the
+ * guest are taken. */
+struct dev_forward {
+	uint32_t cid; /* 0: none */
+	size_t n_listen;
+	uint32_t listen[DEV_FORWARDS_MAX];
+};
+
 struct dev_vm_options {
-	char name[DEV_NAME_MAX + 1];   /* "vm<outer-cid>" unless given */
-	char socket[DEV_PATH_MAX + 1]; /* "" when fd >= 0 */
-	char uds_path[DEV_UDS_PATH_MAX + 1];
-	int fd;                  /* the vhost-user socket, inherited; -1: none */
-	uint32_t guest_cid;      /* what the guest is told */
-	uint32_t outer_cid;      /* what everybody else is told; 0: the same */
+	char name[DEV_NAME_MAX + 1];         /* "vm<outer-cid>" unless given */
+	char socket[DEV_PATH_MAX + 1];       /* "" when fd >= 0 */
+	char uds_path[DEV_UDS_PATH_MAX + 1]; /* "" when forward has a CID */
+	int fd;                              /* the vhost-user socket, inherited; -1: none */
+	uint32_t guest_cid;                  /* what the guest is told */
+	uint32_t outer_cid;                  /* what everybody else is told; 0: the same */
 	uint32_t tx_buffer_size; /* bytes a guest may send ahead of the host application */
 	uint32_t queue_size;     /* largest ring accepted */
 	struct dev_policies policies;
 	struct dev_guard guard;
+	struct dev_forward forward;
 	char groups[DEV_GROUPS_MAX + 1]; /* "A+B"; "": alone */
 	/* All that was given, "key\0value\0...": a holdfastd that takes over reads it again. */
 	char given[DEV_GIVEN_MAX];
@@ -51,6 +61,14 @@ static inline uint32_t dev_options_cid(const struct dev_vm_options *vm)
 {
 	return vm->outer_cid ? vm->outer_cid : vm->guest_cid;
 }
+
+#define DEV_CID_LOCAL 1u
+#define DEV_CID_ANY   UINT32_MAX
+
+/* Where it listens: what is on this machine only is not offered to others. Whom it takes: clients
+ * of the CID to which the guest's connections go, and nobody else. */
+uint32_t dev_forward_listen_cid(const struct dev_forward *f);
+bool dev_forward_takes(const struct dev_forward *f, uint32_t client_cid);
 
 struct dev_options {
 	enum dev_action action;

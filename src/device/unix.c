@@ -36,11 +36,12 @@
 static void watch_listeners(struct dev_vm *vm, bool on)
 {
 	for (unsigned i = 0; i < DEV_DOORS; i++) {
+		if (vm->host_listen[i] < 0)
+			continue;
 		int r = dev_loop_watch(vm->loop, vm->host_listen[i], on ? EPOLLIN : 0,
 			dev_vm_tag(vm, DEV_ON_HOST_LISTEN, i, 0));
 		if (r < 0)
-			hf_error("vm %s: %s: cannot watch: %s", vm->opt->name, vm->opt->uds_path,
-				strerror(-r));
+			hf_error("vm %s: host side: cannot watch: %s", vm->opt->name, strerror(-r));
 	}
 	vm->host_paused = !on;
 	vm->retry_us = vm->loop->now_us + DEV_RETRY_US;
@@ -51,7 +52,7 @@ static void seqpacket_path(const struct dev_vm *vm, char ret_path[DEV_PATH_MAX +
 	(void)snprintf(ret_path, DEV_PATH_MAX + 1, "%s.seqpacket", vm->opt->uds_path); /* fits */
 }
 
-int dev_unix_open(struct dev_vm *vm, struct hf_err *reterr)
+static int open_paths(struct dev_vm *vm, struct hf_err *reterr)
 {
 	char path[DEV_PATH_MAX + 1];
 	seqpacket_path(vm, path);
@@ -67,8 +68,16 @@ int dev_unix_open(struct dev_vm *vm, struct hf_err *reterr)
 		SOCK_SEQPACKET, path, mode, HOST_BACKLOG, &vm->host_listen[DEV_DOOR_SEQPACKET]);
 	if (r == 0)
 		r = dev_limits_own(vm, path);
+	return r < 0 ? hf_err_set(reterr, r, "%s: cannot listen: %s", path, strerror(-r)) : 0;
+}
+
+int dev_unix_open(struct dev_vm *vm, struct hf_err *reterr)
+{
+	int r = vm->opt->uds_path[0] != '\0' ? open_paths(vm, reterr) : 0;
+	if (r == 0)
+		r = dev_forward_open(vm, reterr);
 	if (r < 0)
-		return hf_err_set(reterr, r, "%s: cannot listen: %s", path, strerror(-r));
+		return r;
 	watch_listeners(vm, true);
 	vm->pid = (int)getpid();
 	return 0;
@@ -155,8 +164,10 @@ static void hello_connect(struct dev_vm *vm, struct dev_hello *h)
 		return;
 	}
 	int fd = fd_take(&h->fd);
+	bool forwarded = h->door >= DEV_DOOR_FORWARD;
 	hello_close(vm, h);
 	struct dev_conn *c = dev_conn_of(core);
+	c->forwarded = forwarded;
 	r = dev_conn_attach(vm, c, fd);
 	if (r < 0)
 		dev_conn_failed(vm, c, r);
@@ -200,12 +211,15 @@ void dev_unix_on_listen(struct dev_vm *vm, unsigned door)
 		}
 		return;
 	}
-	if (!dev_limits_admit_client(vm, fd)) {
+	bool forward = door >= DEV_DOOR_FORWARD;
+	if (!(forward ? dev_forward_admits(vm, fd) : dev_limits_admit_client(vm, fd))) {
 		fd_closep(&fd);
 		return;
 	}
 	h->fd = fd;
 	h->door = (uint8_t)door;
+	h->said = forward; /* the port that it called is the guest's */
+	h->port = forward ? vm->opt->forward.listen[door - DEV_DOOR_FORWARD] : 0;
 	h->until_us = vm->loop->now_us + DEV_HELLO_US;
 	hello_step(vm, h, 0); /* most have said it by now: no need to wait */
 	if (h->fd < 0)
@@ -288,28 +302,33 @@ static int dial_once(struct dev_vm *vm, struct dev_conn *c)
 
 static void dial_failed(struct dev_vm *vm, struct dev_conn *c, int error)
 {
-	hf_debug("vm %s: guest port %u to %s_%u: %s", vm->opt->name, c->core.guest_port,
-		vm->opt->uds_path, c->core.host_port, strerror(-error));
+	hf_debug("vm %s: guest port %u to host port %u: %s", vm->opt->name, c->core.guest_port,
+		c->core.host_port, strerror(-error));
 	vsk_dialled(&vm->vsk, &c->core, false);
 	dev_conn_finish(vm, c);
 }
 
-/* One attempt; true when it is decided. */
+void dev_unix_dialled(struct dev_vm *vm, struct dev_conn *c, int r)
+{
+	if (r == 0)
+		r = dev_conn_attach(vm, c, fd_take(&c->fd));
+	if (r < 0)
+		dial_failed(vm, c, r);
+	else
+		vsk_dialled(&vm->vsk, &c->core, true);
+}
+
+/* One attempt; true when it need not be made again. */
 static bool dial_step(struct dev_vm *vm, struct dev_conn *c)
 {
-	int r = dial_once(vm, c);
+	int r = vm->opt->forward.cid ? dev_forward_dial(vm, c) : dial_once(vm, c);
 	if (r == -EAGAIN && vm->loop->now_us < c->dial_until_us)
 		return false;
 	if (c->dialling)
 		hf_list_remove(&c->dial_node);
 	c->dialling = false;
-	if (r == 0)
-		r = dev_conn_attach(vm, c, fd_take(&c->fd));
-	if (r < 0) {
-		dial_failed(vm, c, r);
-		return true;
-	}
-	vsk_dialled(&vm->vsk, &c->core, true);
+	if (r != -EINPROGRESS)
+		dev_unix_dialled(vm, c, r);
 	return true;
 }
 

@@ -10,6 +10,7 @@
  *   message.c messages of SEQPACKET connections
  *   sibling.c connections from one guest to another
  *   unix.c    the host side's door: CONNECT lines, and dialling PATH_<port> for the guest
+ *   forward.c the same with AF_VSOCK, where the host has it
  *   state.c   all connections as a record, from there and back; claims
  *   vm.c      set-up, the turn, and the transitions below
  *
@@ -77,10 +78,11 @@ struct dev_conn {
 	bool ending; /* it sends no more: read until there is nothing */
 	bool wide;   /* its send buffer was enlarged */
 	bool watches_out;
-	bool dialling; /* in vm->dials */
-	bool listed;   /* on the list to be kept */
-	bool arrived;  /* came in a record */
-	uint8_t fate;  /* enum dev_fate, in the record that was written last */
+	bool forwarded; /* its host end is AF_VSOCK: forward.c */
+	bool dialling;  /* in vm->dials */
+	bool listed;    /* on the list to be kept */
+	bool arrived;   /* came in a record */
+	uint8_t fate;   /* enum dev_fate, in the record that was written last */
 	uint64_t dial_until_us;
 	uint64_t since_us; /* it has a host end; 0: not yet */
 	uint64_t dial_to;  /* the listener whose backlog was full; 0: none yet */
@@ -99,8 +101,13 @@ struct dev_conn {
 	uint32_t app_len;
 };
 
-/* The host side has a listener per type of socket. */
-enum { DEV_DOOR_STREAM, DEV_DOOR_SEQPACKET, DEV_DOORS };
+/* The host side has a listener per type of Unix socket, and one per port of forward-listen. */
+enum {
+	DEV_DOOR_STREAM,
+	DEV_DOOR_SEQPACKET,
+	DEV_DOOR_FORWARD,
+	DEV_DOORS = DEV_DOOR_FORWARD + DEV_FORWARDS_MAX
+};
 
 struct dev_hello {
 	int fd; /* -1: free */
@@ -349,6 +356,19 @@ void dev_unix_dial_later(struct dev_vm *vm, struct dev_conn *c, uint64_t until_u
 void dev_unix_retry(struct dev_vm *vm); /* accepts again after there was no room for a client */
 /* Asks the guest for those who wait, dials again, ends what is late. Returns as on_turn. */
 uint64_t dev_unix_turn(struct dev_vm *vm);
+
+/* A dial is decided: r is 0 when it is connected, or -errno. */
+void dev_unix_dialled(struct dev_vm *vm, struct dev_conn *c, int r);
+
+/* ---- forward.c ---- */
+
+int dev_forward_open(struct dev_vm *vm, struct hf_err *reterr); /* its doors */
+bool dev_forward_admits(const struct dev_vm *vm, int fd);       /* a client, by its CID */
+/* -EINPROGRESS when an event of c->fd decides; 0 when it is connected; else -errno. */
+int dev_forward_dial(struct dev_vm *vm, struct dev_conn *c);
+/* The host end reads no more. epoll(7) does not tell that of AF_VSOCK, as it does of AF_UNIX. */
+bool dev_forward_deaf(const struct dev_conn *c);
+void dev_forward_on_event(struct dev_vm *vm, struct dev_conn *c, uint32_t events);
 
 /* ---- limits.c ---- */
 

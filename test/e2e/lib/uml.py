@@ -11,6 +11,7 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 DEVICE_ID = 19  # of a vsock device (D1.1)
+END = "::"  # of the words for us; the kernel adds some of its own
 
 
 def start(world, name, argv, modules, device=None):
@@ -25,7 +26,7 @@ def start(world, name, argv, modules, device=None):
     wanted = ",".join(str(kernel.modules[m]) for m in modules if m in kernel.modules)
     return world.spawn(name, [
         "./linux.uml", "mem=256M", "rootfstype=hostfs", "rootflags=/", "rw", "panic=-1", "quiet", "con0=null,fd:1", "con=null",
-        f"uml_dir={world.path}/", f"umid={name}", f"init={sys.executable}", *front, "--", HERE / "uml.py", wanted, *argv],
+        f"uml_dir={world.path}/", f"umid={name}", f"init={sys.executable}", *front, "--", HERE / "uml.py", wanted, *argv, END],
         env={"LD_LIBRARY_PATH": str(kernel.image.parent), "HOME": str(world.path), "TMPDIR": "/dev/shm"})
 
 
@@ -40,7 +41,7 @@ def main():
             with open(path, "rb") as module:
                 if libc.syscall(313, module.fileno(), b"", 0) < 0:  # finit_module
                     raise OSError(ctypes.get_errno(), "finit_module", path)
-        status = subprocess.run(sys.argv[2:], env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+        status = subprocess.run(sys.argv[2:sys.argv.index(END)], env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
                                 stdin=subprocess.DEVNULL, check=False).returncode
     except OSError as why:
         print(why)

@@ -147,7 +147,7 @@ static void test_refusals_name_the_reason(void **state)
 	REFUSED("not both", "--fd=3", "--socket=/s", "--uds-path=/v");
 	REFUSED("socket=PATH is missing", "--vm", "guest-cid=4,uds-path=/v");
 	REFUSED("uds-path=PATH is missing", "--vm", "guest-cid=4,socket=/s");
-	REFUSED("unknown key 'forward-cid'", "--vm", "guest-cid=4,forward-cid=1");
+	REFUSED("unknown key 'backward-cid'", "--vm", "guest-cid=4,backward-cid=1");
 	REFUSED("not KEY=VALUE", "--vm", "guest-cid=4,,socket=/s");
 	REFUSED("must not be empty", "--vm", "socket=,uds-path=/v");
 	REFUSED("number from 3", "--vm", "guest-cid=2,socket=/s,uds-path=/v");
@@ -165,6 +165,51 @@ static void test_refusals_name_the_reason(void **state)
 	REFUSED("given once", "--vm", "socket=/a,uds-path=/b", "--vm", "socket=/c,uds-path=/d");
 	REFUSED("share a path", "--vm", "socket=/a,uds-path=/b", "--vm",
 		"guest-cid=4,socket=/a,uds-path=/d");
+}
+
+/* As for vhost-device-vsock, which has either a path or these. */
+static void test_forwarding(void **state)
+{
+	(void)state;
+	assert_int_equal(
+		PARSE("--vm", "guest-cid=4,forward-cid=1,forward-listen=9001+9002,socket=/s"), 0);
+	const struct dev_forward *f = &o.vm[0].forward;
+	assert_int_equal(f->cid, 1);
+	assert_int_equal(f->n_listen, 2);
+	assert_int_equal(f->listen[0], 9001);
+	assert_int_equal(f->listen[1], 9002);
+	assert_string_equal(o.vm[0].uds_path, "");
+	assert_int_equal(dev_forward_listen_cid(f), 1); /* not for other machines */
+	assert_true(dev_forward_takes(f, 1));
+	assert_false(dev_forward_takes(f, 2));
+	assert_int_equal(
+		PARSE("--guest-cid=4", "--socket=/s", "--uds-path=/v", "--forward-cid=7"), 0);
+	assert_int_equal(dev_forward_listen_cid(f), DEV_CID_ANY);
+	assert_true(dev_forward_takes(f, 7));
+	assert_false(dev_forward_takes(f, 1));
+	assert_int_equal(PARSE("--vm", "guest-cid=4,forward-cid=1,socket=/s", "--vm",
+				 "guest-cid=5,forward-cid=1,socket=/t"),
+		0); /* two without a path share none */
+	assert_int_equal(PARSE("--socket=/s", "--uds-path=/v"), 0);
+	assert_false(dev_forward_takes(f, 0));
+
+	char sixteen[DEV_FORWARDS_MAX * 6 + 8], *p = sixteen;
+	for (int i = 0; i < DEV_FORWARDS_MAX; i++)
+		p += sprintf(p, "%s%d", i > 0 ? "+" : "", 9000 + i);
+	assert_int_equal(PARSE("--socket=/s", "--forward-cid=1", "--forward-listen", sixteen), 0);
+	(void)sprintf(p, "+1");
+	REFUSED("at most 16", "--socket=/s", "--forward-cid=1", "--forward-listen", sixteen);
+	static const char *const bad[] = { "", "+", "1+", "+1", "1++2", "1-2", "x", "-1", " 1",
+		"4294967295", "99999999999999999999", "7+8+7" };
+	for (size_t i = 0; i < HF_ARRAY_SIZE(bad); i++)
+		REFUSED("want PORT", "--socket=/s", "--forward-cid=1", "--forward-listen", bad[i]);
+	REFUSED("number from 1", "--socket=/s", "--forward-cid=0");
+	REFUSED("number from 1", "--socket=/s", "--forward-cid=4294967295");
+	REFUSED("give forward-cid", "--socket=/s", "--uds-path=/v", "--forward-listen=9001");
+	REFUSED("has no user", "--vm", "socket=/s,forward-cid=1,forward-listen=9,allow-uid=0");
+	REFUSED("must not share forward-listen port 9", "--vm",
+		"socket=/s,forward-cid=1,forward-listen=8+9", "--vm",
+		"guest-cid=4,socket=/t,forward-cid=1,forward-listen=9+10");
 }
 
 static void test_limits(void **state)
@@ -244,6 +289,7 @@ int main(void)
 		cmocka_unit_test(test_single_vm),
 		cmocka_unit_test(test_actions),
 		cmocka_unit_test(test_refusals_name_the_reason),
+		cmocka_unit_test(test_forwarding),
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_groups),
 	};
