@@ -295,6 +295,7 @@ static int send_request(struct hf_vm *vm)
 /* A message: 1 the answer, 2 an event, 0 nothing of ours, -errno a refusal. */
 static int take(struct hf_vm *vm, char *line, struct hf_err *reterr)
 {
+	uint64_t give_up = vm->link.give_up_ms;
 	json_decref(vm->current);
 	vm->current = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
 	vm_link_works(&vm->link);
@@ -304,10 +305,9 @@ static int take(struct hf_vm *vm, char *line, struct hf_err *reterr)
 		!vm->request)
 		return 0;
 	int r = vm_answer_error(vm->current, reterr);
-	if (r == -EAGAIN && vm_now_ms() < vm->link.give_up_ms) {
-		uint64_t give_up = vm->link.give_up_ms; /* a refusal is no progress */
+	if (r == -EAGAIN && vm_now_ms() < give_up) {
 		lost(vm);
-		vm->link.give_up_ms = give_up;
+		vm->link.give_up_ms = give_up; /* a refusal is no progress */
 		return 0;
 	}
 	free(vm->request);

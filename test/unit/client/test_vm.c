@@ -151,6 +151,34 @@ static void test_a_request_is_sent_again_under_its_key(void **state)
 	stop_listening(0, &listener, true);
 }
 
+/* A supervisor that is there, and whose guest is not, is asked again until patience is over. */
+static void test_not_now_ends(void **state)
+{
+	(void)state;
+	struct hf_vm *vm;
+	struct hf_err err;
+	const char *json;
+	int r = 0, fd = -1, listener = listen_at(0);
+	assert_int_equal(hf_vm_new(node[0], "v", &vm, &err), 0);
+	hf_vm_set_patience(vm, 100);
+	assert_int_equal(hf_vm_send(vm, "{\"cmd\": \"run\"}", &err), 0);
+	for (int i = 0; i < 500 && r == 0; i++) {
+		struct pollfd p = { .fd = listener, .events = POLLIN };
+		r = hf_vm_step(vm, &json, &err);
+		if (poll(&p, 1, 10) == 1) {
+			fd_closep(&fd);
+			fd = accept_one(listener);
+			reply(fd, "{\"id\":1,\"ok\":false,\"error\":{\"code\":\"EAGAIN\",\"text\":"
+				  "\"starting\"}}\n");
+		}
+	}
+	assert_int_equal(r, -EAGAIN);
+	assert_string_equal(err.text, "starting");
+	fd_closep(&fd);
+	hf_vm_free(vm);
+	stop_listening(0, &listener, true);
+}
+
 static void test_a_vm_that_moved_is_followed(void **state)
 {
 	(void)state;
@@ -389,6 +417,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_a_request_is_sent_again_under_its_key),
+		TEST(test_not_now_ends),
 		TEST(test_a_vm_that_moved_is_followed),
 		TEST(test_a_circle_of_moves_ends),
 		TEST(test_what_is_not_there_is_told),
