@@ -354,6 +354,23 @@ static void test_damaged_states(void **state)
 	world_done(&w);
 }
 
+/* It gets its 10 s; without a connection nothing is waited for. */
+static void test_a_guest_that_does_not_answer(void **state)
+{
+	(void)state;
+	struct world w;
+	world_init(&w);
+	world_pump(&w);
+	assert_int_equal(hf_guest_timeout_us(w.g), -1);
+	w.fd = fake_dial(&w, BRG_PORT);
+	world_pump(&w);
+	assert_in_range(hf_guest_timeout_us(w.g), 5000000, 10000000);
+	fd_closep(&w.fd);
+	world_pump(&w);
+	assert_int_equal(hf_guest_timeout_us(w.g), -1);
+	world_done(&w);
+}
+
 /* Refused before there is a socket. */
 static void test_addresses(void **state)
 {
@@ -383,6 +400,7 @@ int main(void)
 		cmocka_unit_test(test_large_answers),
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_damaged_states),
+		cmocka_unit_test(test_a_guest_that_does_not_answer),
 		cmocka_unit_test(test_addresses),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
