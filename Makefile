@@ -40,6 +40,10 @@ bench: all
 check-kernel: all
 	tools/check-kernel
 
+# libholdfast and the agent over the kernel's vhost-vsock, migrated, in an outer VM: minutes of emulation.
+check-nested: all
+	test/nested/run
+
 image: all
 	image/build
 
@@ -66,4 +70,4 @@ deps-demo:
 clean:
 	rm -rf build build-clang build-asan build-fuzz
 
-.PHONY: all demo check check-quick check-slow check-asan check-kernel bench image fuzz install deps deps-demo clean
+.PHONY: all demo check check-quick check-slow check-asan check-kernel check-nested bench image fuzz install deps deps-demo clean
