@@ -139,7 +139,7 @@ static int run(struct dev_daemon *d)
 	term.data = intr.data = &d->loop;
 	(void)uv_signal_start(&term, on_signal, SIGTERM); /* fails only for a bad number */
 	(void)uv_signal_start(&intr, on_signal, SIGINT);
-	r = d->opt.user ? dev_sandbox_user(d->opt.user, &err) : 0;
+	r = d->opt.user[0] != '\0' ? dev_sandbox_user(d->opt.user, &err) : 0;
 	if (r == 0)
 		r = start(d, &err);
 	if (r == 0 && !d->opt.no_sandbox)

@@ -472,8 +472,7 @@ static int set_global(struct dev_options *o, int opt, const char *value, struct 
 	case OPT_METRICS:
 		return take_text("metrics", value, DEV_PATH_MAX, o->metrics, reterr);
 	case OPT_USER:
-		o->user = value;
-		return 0;
+		return take_text("user", value, DEV_USER_MAX, o->user, reterr);
 	case OPT_SANDBOX_DIR:
 		return add_sandbox_dir(o, value, reterr);
 	case OPT_LOG_LEVEL:
@@ -489,7 +488,7 @@ static int from_config(void *ctx, const char *key, const char *value, struct hf_
 	const struct option *l = long_options;
 	while (l->name && strcmp(l->name, key) != 0)
 		l++;
-	bool stays = l->val == OPT_USER || l->val == OPT_SANDBOX_DIR; /* as long as we live */
+	bool stays = l->val == OPT_SANDBOX_DIR; /* as long as we live */
 	const char *v = stays ? strdup(value) : value;
 	if (!v)
 		return hf_err_set(reterr, -ENOMEM, "out of memory");

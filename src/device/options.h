@@ -23,8 +23,9 @@
 #define DEV_TX_BUFFER_DEFAULT    (256U << 10)
 #define DEV_QUEUE_SIZE_MAX       1024
 #define DEV_SANDBOX_DIRS         16
+#define DEV_USER_MAX             65   /* two names of 32, and the colon */
 #define DEV_GIVEN_MAX            8192 /* bytes of all keys and values of a VM */
-#define DEV_FORWARDS_MAX         16 /* ports of forward-listen */
+#define DEV_FORWARDS_MAX         16   /* ports of forward-listen */
 #define DEV_CLAIM_TIMEOUT_MS     5000
 #define DEV_CLAIM_TIMEOUT_MS_MAX 3600000
 
@@ -78,9 +79,9 @@ struct dev_options {
 	char metrics[DEV_PATH_MAX + 1]; /* a path or [ADDRESS:]PORT; "" when there is none */
 	unsigned claim_timeout_ms;
 	bool no_sandbox;
-	const char *user; /* of the command line; NULL: as started */
-	const char
-		*sandbox_dir[DEV_SANDBOX_DIRS]; /* likewise; besides the folders of the sockets */
+	char user[DEV_USER_MAX + 1]; /* "": as started */
+	/* Besides the folders of the sockets; of the command line, or allocated and never freed. */
+	const char *sandbox_dir[DEV_SANDBOX_DIRS];
 	size_t n_sandbox_dirs;
 	enum hf_log_level log_level;
 	enum hf_log_format log_format;

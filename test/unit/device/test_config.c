@@ -71,7 +71,6 @@ static void test_all_keys(void **state)
 	assert_false(dev_ports_allow(&o.vm[0].guard.guest_ports, 91));
 	for (size_t i = 0; i < o.n_sandbox_dirs; i++)
 		free((void *)o.sandbox_dir[i]);
-	free((void *)o.user);
 }
 
 static void test_refusals_name_the_line(void **state)
