@@ -131,10 +131,16 @@ WRAPPED(int, agt_tree_remove, const char *path, struct hf_err *reterr)
 	return 0;
 }
 
-WRAPPED(int, agt_tree_has_mounts, const char *path)
+WRAPPED(bool, agt_tree_has_mounts, const char *path)
 {
 	(void)path;
-	return 0;
+	return false;
+}
+
+WRAPPED(bool, agt_tree_has_mounts_below, const char *path)
+{
+	(void)path;
+	return false;
 }
 
 WRAPPED(int, agt_mount, const char *path, mode_t mode, const struct agt_mount *m,

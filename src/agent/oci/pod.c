@@ -144,7 +144,7 @@ static int mount_hugepages(const struct agt_pod *p, const char *rest, struct hf_
 	(void)snprintf(options, sizeof(options), "pagesize=%.*s", n, rest);
 	(void)snprintf(path, sizeof(path), "%s/hugepages/%.*s", p->sandbox, n, rest);
 	const struct agt_mount m = { .source = "none", .type = "hugetlbfs", .data = options };
-	return agt_tree_has_mounts(path) > 0 ? 0 : agt_mount(path, 0755, &m, reterr);
+	return agt_tree_has_mounts(path) ? 0 : agt_mount(path, 0755, &m, reterr);
 }
 
 /* The real source of a workload's mount. */

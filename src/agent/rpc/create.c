@@ -346,7 +346,8 @@ static int remove_folders(void *arg, struct hf_err *reterr)
 		agt_cgroup_remove_pod(d->c->id);
 	if (r == 0 && d->c->scratch)
 		r = agt_tree_remove(d->c->scratch, reterr);
-	int r2 = agt_tree_remove(d->c->bundle, r < 0 ? &err : reterr);
+	/* CombinedLayers may have mounted the bundle itself, from a scratch that lies elsewhere */
+	int r2 = agt_unmount(d->c->bundle, r < 0 ? &err : reterr);
 	return r < 0 ? r : r2;
 }
 
@@ -396,7 +397,7 @@ void agt_rpc_delete(struct agt_request *rq)
 			c->id);
 		return;
 	}
-	if (!c->sandbox && agt_tree_has_mounts(c->bundle) > 0) {
+	if (!c->sandbox && agt_tree_has_mounts_below(c->bundle)) {
 		agt_refuse(rq, BRG_E_INVALID_STATE,
 			"container %s: something is mounted below %s: remove its CombinedLayers "
 			"first",

@@ -135,8 +135,8 @@ int agt_tree_remove(const char *path, struct hf_err *reterr)
 	return 0;
 }
 
-/* The deepest mount at the path or below, the last one mounted there; false: none. */
-static bool last_mount(const char *path, char *ret, size_t cap)
+/* The last one mounted below the path, or at it; false: none. */
+static bool last_mount(const char *path, bool at, char *ret, size_t cap)
 {
 	size_t len = strlen(path);
 	struct mntent *m;
@@ -144,17 +144,23 @@ static bool last_mount(const char *path, char *ret, size_t cap)
 	FILE *f = setmntent("/proc/self/mounts", "re");
 	while (f && (m = getmntent(f)))
 		if (!strncmp(m->mnt_dir, path, len) &&
-			(m->mnt_dir[len] == '/' || m->mnt_dir[len] == '\0'))
+			(m->mnt_dir[len] == '/' || (at && m->mnt_dir[len] == '\0')))
 			found = snprintf(ret, cap, "%s", m->mnt_dir) < (int)cap;
 	if (f)
 		(void)endmntent(f); /* always says 1 */
 	return found;
 }
 
-int agt_tree_has_mounts(const char *path)
+bool agt_tree_has_mounts(const char *path)
 {
-	char at[PATH_MAX];
-	return last_mount(path, at, sizeof(at));
+	char last[PATH_MAX];
+	return last_mount(path, true, last, sizeof(last));
+}
+
+bool agt_tree_has_mounts_below(const char *path)
+{
+	char last[PATH_MAX];
+	return last_mount(path, false, last, sizeof(last));
 }
 
 int agt_mount(const char *path, mode_t mode, const struct agt_mount *m, struct hf_err *reterr)
@@ -175,7 +181,7 @@ int agt_mount(const char *path, mode_t mode, const struct agt_mount *m, struct h
 int agt_unmount(const char *path, struct hf_err *reterr)
 {
 	char at[PATH_MAX], below[PATH_MAX + 40];
-	for (int i = 0; i < STACK_MAX && last_mount(path, at, sizeof(at)); i++) {
+	for (int i = 0; i < STACK_MAX && last_mount(path, true, at, sizeof(at)); i++) {
 		HF_CLEANUP(fd_closep) int parent = -1;
 		const char *name;
 		int r = agt_tree_open_parent(at, 0, &parent, &name, reterr);

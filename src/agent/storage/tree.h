@@ -31,8 +31,9 @@ int agt_tree_open_parent(
 /* Removes it and all below it, never crossing into another file system. Absent is success. */
 int agt_tree_remove(const char *path, struct hf_err *reterr);
 
-/* Whether anything is mounted at the path or below: 1, 0 or -errno. */
-int agt_tree_has_mounts(const char *path);
+/* Whether anything is mounted at the path or below it; or below it only. */
+bool agt_tree_has_mounts(const char *path);
+bool agt_tree_has_mounts_below(const char *path);
 
 /* mount(2) on the folder at the path, which is made with the mode. */
 struct agt_mount {
