@@ -408,14 +408,21 @@ class Node:
         return s
 
 
-def migrate_until_switchover(a, b):
-    """Both guests' QEMUs stand still: the source's rings are stopped, the destination has the memory."""
+def migrate_until_switchover(a, b, meanwhile=None):
+    """Both guests' QEMUs stand still: the source's rings are stopped, the destination has the memory. meanwhile() is called
+    when the migration is under way, and it does not end before that has."""
     stream = f"unix:{a.world.path}/stream"
     capabilities = [{"capability": name, "state": True} for name in ("events", "pause-before-switchover", "return-path")]
     for node in (a, b):
         node.vm.qmp.command("migrate-set-capabilities", capabilities=capabilities)
     b.vm.qmp.command("migrate-incoming", uri=stream)
+    if meanwhile:
+        a.vm.qmp.command("migrate-set-parameters", max_bandwidth=1 << 20)
     a.vm.qmp.command("migrate", uri=stream)
+    if meanwhile:
+        a.vm.qmp.wait_migration("active")
+        meanwhile()
+        a.vm.qmp.command("migrate-set-parameters", max_bandwidth=1 << 30)
     a.vm.qmp.wait_event("MIGRATION", lambda data: data["status"] in ("pre-switchover", "failed"))
     info = a.vm.qmp.command("query-migrate")
     assert info["status"] == "pre-switchover", info
