@@ -385,8 +385,10 @@ int dev_vm_new(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t i
 
 void dev_vm_free(struct dev_vm *vm)
 {
-	if (vm->vsk.n_buckets > 0)
+	if (vm->vsk.n_buckets > 0) {
 		dev_front_close(vm, "holdfastd ends");
+		dev_vm_drop_all(vm); /* what was loaded before any front end came */
+	}
 	if (vm->front_listen >= 0) {
 		dev_loop_close(vm->loop, &vm->front_listen);
 		if (vm->opt->fd < 0)
