@@ -102,6 +102,8 @@ static int tx_packet(struct dev_vm *vm, struct tx *tx, const struct vq_chain *c)
 	int r = vsk_from_guest(&vm->vsk, vm->loop->now_us, hdr, c->out_len - sizeof(hdr), &ev);
 	if (r < 0)
 		return r;
+	if (ev.conn && dev_conn_of(ev.conn)->sibling)
+		dev_sibling_heard(dev_conn_of(ev.conn), le16_at(hdr + HDR_OP));
 	if (ev.kind != VSK_EV_DATA) {
 		if (ev.kind == VSK_EV_CLOSED)
 			tx_clear(tx); /* the stream broke a rule: what is here is void */

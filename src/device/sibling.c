@@ -7,9 +7,9 @@
  *
  *   dial         the other VM's guest is asked; its answer is the answer to the dial
  *   payload      goes from the tx chain of one guest straight into rx buffers of the other, as far
- *                as these and the credit go; the rest waits in the sender's ring, which its credit
- *                bounds, and is fetched when the receiver has room. A sender is told that bytes
- *                were taken when they lie in the receiver's memory.
+ *                as these go; the rest waits in the sender's ring, which its credit bounds, and is
+ *                fetched when the receiver has buffers
+ *   credit       is from end to end: each guest is told of the room that the other one has
  *   half-closes  pass; a close becomes a close, anything worse a reset
  *
  * A receiver that is stuck stops its senders' connections, not their other ones: payload for it is
@@ -82,14 +82,26 @@ void dev_sibling_dial(struct dev_vm *vm, struct dev_conn *c)
 		return;
 	}
 	pair(vm, c, to, dev_conn_of(core));
-	vsk_limit(core, c->core.peer_buf_alloc);
+	vsk_relay(&to->vsk, core, &c->core, false);
 	poke(to);
 }
 
 void dev_sibling_connected(struct dev_conn *c)
 {
-	vsk_limit(&c->sibling->core, c->core.peer_buf_alloc);
+	vsk_relay(&c->sibling_vm->vsk, &c->sibling->core, &c->core, false);
 	vsk_dialled(&c->sibling_vm->vsk, &c->sibling->core, true);
+	poke(c->sibling_vm);
+}
+
+void dev_sibling_heard(struct dev_conn *c, uint16_t op)
+{
+	struct dev_conn *other = c->sibling;
+	struct vsk *v = &c->sibling_vm->vsk;
+	if (c->core.state != VSK_OPEN || other->core.state != VSK_OPEN)
+		return;
+	vsk_relay(v, &other->core, &c->core, op == VSK_OP_CREDIT_UPDATE);
+	if (op == VSK_OP_CREDIT_REQUEST)
+		vsk_ask(v, &other->core);
 	poke(c->sibling_vm);
 }
 

@@ -447,7 +447,7 @@ bool dev_vm_next_conn(const struct dev_vm *vm, size_t *at, struct dev_conn_info 
 			.rx_bytes = c->core.rx_cnt,
 			.tx_bytes = c->core.tx_cnt,
 			.type = c->core.type == VSK_TYPE_SEQPACKET ? "seqpacket" : "stream",
-			.rx_credit = c->core.buf_alloc - vsk_unread(&c->core),
+			.rx_credit = vsk_guest_room(&c->core),
 			.tx_credit = tx_credit(&c->core),
 			.age_us = c->since_us ? vm->loop->now_us - c->since_us : 0,
 			.to_host_pending = hf_ring_len(&c->to_host),

@@ -329,9 +329,10 @@ int dev_message_drain(struct dev_conn *c);
 /* Asks the guest that is dialled, or refuses. */
 void dev_sibling_dial(struct dev_vm *vm, struct dev_conn *c);
 
-/* What happened to one of a pair is done to the other: it was accepted; its guest sends (SEND) or
- * receives (RCV) no more; it is closed. */
+/* What happened to one of a pair is done to the other: it was accepted; its guest has said how
+ * much room it has; it sends (SEND) or receives (RCV) no more; it is closed. */
 void dev_sibling_connected(struct dev_conn *c);
+void dev_sibling_heard(struct dev_conn *c, uint16_t op); /* a packet, which may tell credit */
 void dev_sibling_shut(struct dev_conn *c, uint8_t bits);
 void dev_sibling_closed(struct dev_conn *c, bool clean);
 

@@ -211,8 +211,10 @@ static void data_refresh(struct vsk *v, struct vsk_conn *c)
 {
 	bool willing = c->state == VSK_OPEN && c->readable && !(c->host_shut & VSK_SHUT_SEND) &&
 		       !(c->guest_shut & VSK_SHUT_RCV);
-	/* In the midst of a message anything counts: the guest takes out only whole ones. */
-	uint32_t enough = c->tx_mid ? 1 : HF_MIN(SEGMENT_MIN, c->peer_buf_alloc / 4 + 1);
+	/* In the midst of a message anything counts: the guest takes out only whole ones. And what
+	 * a sibling sends was cut by its own credit, which is this. */
+	bool any = c->tx_mid || c->relayed;
+	uint32_t enough = any ? 1 : HF_MIN(SEGMENT_MIN, c->peer_buf_alloc / 4 + 1);
 	if (willing && peer_room(c) >= enough) {
 		if (hf_list_empty(&c->data_node))
 			hf_list_append(&v->data, &c->data_node);
@@ -232,7 +234,7 @@ static void data_refresh(struct vsk *v, struct vsk_conn *c)
 static void credit_refresh(struct vsk *v, struct vsk_conn *c)
 {
 	uint32_t window = HF_MIN(c->buf_alloc, c->peer_buf_alloc);
-	uint32_t untold = (uint32_t)c->fwd_cnt - c->announced;
+	uint32_t untold = vsk_taken(c) - c->announced;
 	if (c->state == VSK_OPEN && !(c->guest_shut & VSK_SHUT_SEND) &&
 		untold > (c->rx_mid ? 0 : window / 4) && !(c->ctl & VSK_CTL_CREDIT_UPDATE))
 		vsk_conn_ctl(v, c, VSK_CTL_CREDIT_UPDATE);
@@ -416,7 +418,7 @@ static void guest_rw(struct vsk *v, struct vsk_conn *c, const struct vsk_pkt *p,
 		return;
 	}
 	bool end = c->type == VSK_TYPE_SEQPACKET && (p->flags & VSK_MSG_EOM);
-	if (p->len > c->buf_alloc - vsk_unread(c) || (end && c->msgs == VSK_MSGS_MAX)) {
+	if (p->len > vsk_unread_max(v, c) - vsk_unread(c) || (end && c->msgs == VSK_MSGS_MAX)) {
 		v->stats.overruns++;
 		close_event(v, c, true, VSK_WHY_OVERRUN, ev); /* D4.8 */
 		return;
@@ -537,6 +539,8 @@ int vsk_from_guest(struct vsk *v, uint64_t now_us, const uint8_t hdr[VSK_HDR_BYT
 			r = rst_add(v, &p); /* D3.2 */
 	} else if (c) {
 		guest_known(v, now_us, c, &p, ev);
+		if (ev->kind == VSK_EV_NONE && c->state == VSK_OPEN)
+			ev->conn = c;
 	} else {
 		r = guest_unknown(v, now_us, &p, ev);
 	}
@@ -588,7 +592,7 @@ static void header(const struct vsk *v, struct vsk_conn *c, enum vsk_op op, uint
 		.op = (uint16_t)op,
 		.flags = flags,
 		.buf_alloc = c->buf_alloc, /* D4.1 */
-		.fwd_cnt = (uint32_t)c->fwd_cnt,
+		.fwd_cnt = vsk_taken(c),
 	};
 	c->announced = p.fwd_cnt;
 	ctl_clear(c, VSK_CTL_CREDIT_UPDATE); /* every header is one */
@@ -760,12 +764,31 @@ int vsk_connect(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_t gue
 	return -EADDRNOTAVAIL;
 }
 
-void vsk_limit(struct vsk_conn *c, uint32_t n)
+/* The far guest's numbers are its word only: what it cannot have taken is not believed, so nobody
+ * is told to send more than the device can hold. */
+void vsk_relay(struct vsk *v, struct vsk_conn *c, const struct vsk_conn *far, bool tell)
 {
-	hf_assert(c->state == VSK_DIALLING || (c->state == VSK_ASKING && !c->request_sent));
-	uint32_t most = HF_MAX(n, 1u);
-	if (c->type == VSK_TYPE_SEQPACKET)
-		c->buf_alloc = HF_MIN(c->buf_alloc, most);
+	hf_assert(c->state != VSK_CLOSED && c->state != VSK_FREE);
+	uint32_t buf_alloc = HF_MIN(far->peer_buf_alloc, v->cfg.buf_alloc);
+	uint32_t in_flight = (uint32_t)far->tx_cnt - far->peer_fwd_cnt;
+	uint32_t more = far->peer_fwd_cnt - c->far_fwd;
+	bool fresh = c->buf_alloc != buf_alloc;
+	c->relayed = true;
+	c->buf_alloc = buf_alloc;
+	if (in_flight <= VSK_BUF_MAX && more <= VSK_BUF_MAX) {
+		c->far_fwd += more;
+		fresh |= more > 0;
+	}
+	if (tell && fresh && c->state == VSK_OPEN)
+		vsk_conn_ctl(v, c, VSK_CTL_CREDIT_UPDATE);
+	else
+		credit_refresh(v, c);
+}
+
+void vsk_ask(struct vsk *v, struct vsk_conn *c)
+{
+	if (c->state == VSK_OPEN)
+		vsk_conn_ctl(v, c, VSK_CTL_CREDIT_REQUEST);
 }
 
 struct vsk_conn *vsk_next(struct vsk *v, struct vsk_conn *c)

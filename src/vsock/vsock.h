@@ -147,6 +147,7 @@ struct vsk_conn {
 	uint64_t fwd_cnt;   /* ... taken by the host */
 	uint32_t announced; /* fwd_cnt as the guest was last told */
 	uint32_t buf_alloc; /* what we grant the guest */
+	uint32_t far_fwd;   /* relayed: what a sibling's application has taken */
 	uint32_t peer_buf_alloc, peer_fwd_cnt;
 	uint32_t host_port, guest_port;
 	uint32_t peer_cid; /* the other end as the guest addresses it: VSK_CID_HOST or a sibling */
@@ -161,12 +162,27 @@ struct vsk_conn {
 	bool asked;                    /* CREDIT_REQUEST sent since the guest last gave room */
 	bool rx_mid, tx_mid;           /* SEQPACKET: a message has begun and not ended */
 	bool request_sent, linked, held_by_device, unclaimed;
+	bool relayed; /* the guest's credit is a sibling's: vsk_relay() */
 };
 
 /* Payload of the guest that the host has not taken: the length of the device's ring. */
 static inline uint32_t vsk_unread(const struct vsk_conn *c)
 {
 	return (uint32_t)(c->rx_cnt - c->fwd_cnt);
+}
+
+/* What the guest was told that has been taken, or is to be told next: low 32 bits. */
+static inline uint32_t vsk_taken(const struct vsk_conn *c)
+{
+	bool far = c->relayed && !(c->host_shut & VSK_SHUT_RCV);
+	return far ? c->far_fwd : (uint32_t)c->fwd_cnt;
+}
+
+/* Bytes that the guest may send, were it told now. */
+static inline uint32_t vsk_guest_room(const struct vsk_conn *c)
+{
+	uint32_t used = (uint32_t)c->rx_cnt - vsk_taken(c);
+	return used < c->buf_alloc ? c->buf_alloc - used : 0;
 }
 
 /* The guest's data has ended and all was taken (EV_END was, or is to be, acted on). */
@@ -267,8 +283,9 @@ const char *vsk_why_name(enum vsk_why w);
 
 struct vsk_ev {
 	enum vsk_event kind;
-	struct vsk_conn *conn;
-	uint32_t len;     /* DATA */
+	struct vsk_conn *conn; /* after vsk_from_guest() also with NONE, if the packet is of one
+				* that lives */
+	uint32_t len;          /* DATA */
 	uint32_t flags;   /* DATA of SEQPACKET: with VSK_MSG_EOM a message ends with these bytes, of
 			   * which there may be none; VSK_MSG_EOR may go with it */
 	enum vsk_why why; /* CLOSED */
@@ -346,10 +363,22 @@ int vsk_connect(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_t gue
 int vsk_connect_from(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_t peer_cid,
 	uint32_t peer_port, uint32_t guest_port, struct vsk_conn **ret_conn);
 
-/* A message of the guest must fit a sibling's buffer as well, of n bytes (D6.3): grants no more.
- * Only before the guest was told of the credit: by vsk_dialled() or a REQUEST. Streams need no
- * such. */
-void vsk_limit(struct vsk_conn *c, uint32_t n);
+/* Between siblings credit is from end to end: the guest is told of the room that the guest at
+ * `far`, the other connection of the pair, has, so it never sees room that is not there, and a
+ * message that it may send fits (D4.2, D6.3). Called before vsk_dialled() or the REQUEST, and when
+ * the far guest has said something new; `tell`: it did so in a packet of its own, and so do we.
+ *
+ * vsk_host_took() goes on counting what lies in the far guest's memory: ends follow it. */
+void vsk_relay(struct vsk *v, struct vsk_conn *c, const struct vsk_conn *far, bool tell);
+
+/* Asks the guest for its credit, because a sibling asks. */
+void vsk_ask(struct vsk *v, struct vsk_conn *c);
+
+/* The most payload that vsk_unread() may come to. */
+static inline uint32_t vsk_unread_max(const struct vsk *v, const struct vsk_conn *c)
+{
+	return c->relayed ? v->cfg.buf_alloc : c->buf_alloc;
+}
 
 /* The device has done with a closed connection; its slot may be used again (gen changes). */
 void vsk_release(struct vsk *v, struct vsk_conn *c);

@@ -298,28 +298,78 @@ static void test_a_sibling_is_dialled(void **state)
 	assert_ptr_equal(g.ev.conn, c);
 }
 
-/* D6.3: a message must fit the buffer of the guest that it goes to. */
-static void test_a_message_fits_the_sibling(void **state)
+/* D4.2, D6.3: between siblings each guest is told of the other one's room, and of no other. */
+static void test_credit_of_siblings_is_from_end_to_end(void **state)
 {
 	(void)state;
 	struct rig g;
-	struct vsk_conn *c;
+	struct vsk_conn *c, far = { .peer_buf_alloc = 3000 };
 	rig_init(&g);
-	vsk_set_features(&g.v, VSK_F_SEQPACKET);
-	for (uint16_t type = VSK_TYPE_STREAM; type <= VSK_TYPE_SEQPACKET; type++) {
-		g.p.type = type;
-		g.p.dst_cid = 6 + type;
-		guest(&g, VSK_OP_REQUEST, 0, 0);
-		vsk_limit(g.ev.conn, 3000);
-		vsk_limit(g.ev.conn, 5000);
-		vsk_dialled(&g.v, g.ev.conn, true);
-		expect_op(&g, VSK_OP_RESPONSE);
-		assert_int_equal(g.sent.buf_alloc, type == VSK_TYPE_STREAM ? BUF : 3000);
-		assert_int_equal(vsk_connect_from(&g.v, g.now, type, 6 + type, 77, GPORT, &c), 0);
-		vsk_limit(c, 0);
-		expect_op(&g, VSK_OP_REQUEST);
-		assert_int_equal(g.sent.buf_alloc, type == VSK_TYPE_STREAM ? BUF : 1);
+	g.p.dst_cid = 6;
+	guest(&g, VSK_OP_REQUEST, 0, 0);
+	c = g.ev.conn;
+	vsk_relay(&g.v, c, &far, false);
+	vsk_dialled(&g.v, c, true);
+	expect_op(&g, VSK_OP_RESPONSE);
+	assert_int_equal(g.sent.buf_alloc, 3000);
+	far.peer_buf_alloc = UINT32_MAX; /* more than the device holds */
+	vsk_relay(&g.v, c, &far, true);
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	assert_int_equal(g.sent.buf_alloc, BUF);
+
+	/* what lies in the far guest's memory is not taken yet */
+	guest(&g, VSK_OP_RW, 3000, 0);
+	assert_int_equal(g.ev.kind, VSK_EV_DATA);
+	far.tx_cnt = 3000;
+	far.peer_buf_alloc = 3000;
+	vsk_host_took(&g.v, g.now, c, 3000, &g.ev);
+	vsk_relay(&g.v, c, &far, false);
+	expect_nothing(&g);
+	assert_int_equal(vsk_guest_room(c), 0);
+	far.peer_fwd_cnt = 10; /* along with other things: too little to tell */
+	vsk_relay(&g.v, c, &far, false);
+	expect_nothing(&g);
+	vsk_relay(&g.v, c, &far, true); /* known */
+	expect_nothing(&g);
+	far.peer_fwd_cnt = 20; /* in a packet of its own: told whatever it is */
+	vsk_relay(&g.v, c, &far, true);
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	assert_int_equal(g.sent.fwd_cnt, 20);
+	assert_int_equal(vsk_guest_room(c), 20);
+	far.peer_fwd_cnt = 1000;
+	vsk_relay(&g.v, c, &far, false);
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	assert_int_equal(g.sent.fwd_cnt, 1000);
+
+	/* nor is it believed that it took what it does not have, or gave back */
+	static const uint32_t lies[] = { 3001, 999, 0, UINT32_MAX, 0x80000000 };
+	for (size_t i = 0; i < HF_ARRAY_SIZE(lies); i++) {
+		far.peer_fwd_cnt = lies[i];
+		vsk_relay(&g.v, c, &far, true);
+		expect_nothing(&g);
+		assert_int_equal(vsk_guest_room(c), 1000);
 	}
+	/* a buffer that shrinks does not break who has sent by what it was told (D4.6, D4.8) */
+	far.peer_fwd_cnt = 1000;
+	far.peer_buf_alloc = 0;
+	vsk_relay(&g.v, c, &far, true);
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	assert_int_equal(g.sent.buf_alloc, 0);
+	guest(&g, VSK_OP_RW, BUF, 0);
+	assert_int_equal(g.ev.kind, VSK_EV_DATA);
+	guest(&g, VSK_OP_RW, 1, 0);
+	assert_int_equal(g.ev.why, VSK_WHY_OVERRUN);
+}
+
+/* A sibling's question for credit goes to who has it (D4.5). */
+static void test_a_sibling_asks(void **state)
+{
+	(void)state;
+	struct rig g;
+	rig_init(&g);
+	vsk_ask(&g.v, guest_opens(&g));
+	expect_op(&g, VSK_OP_CREDIT_REQUEST);
+	expect_nothing(&g);
 }
 
 static void test_a_sibling_calls(void **state)
@@ -1212,7 +1262,8 @@ int main(void)
 		cmocka_unit_test(test_messages_of_the_host),
 		cmocka_unit_test(test_another_type_on_a_live_flow_gets_rst),
 		cmocka_unit_test(test_a_sibling_is_dialled),
-		cmocka_unit_test(test_a_message_fits_the_sibling),
+		cmocka_unit_test(test_credit_of_siblings_is_from_end_to_end),
+		cmocka_unit_test(test_a_sibling_asks),
 		cmocka_unit_test(test_a_sibling_calls),
 		cmocka_unit_test(test_spoofed_and_cut_packets_are_dropped),
 		cmocka_unit_test(test_rst_table_is_bounded_and_holds_each_flow_once),
