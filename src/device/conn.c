@@ -223,8 +223,7 @@ static int keep_end(struct dev_conn *c, size_t len, uint32_t flags)
 void dev_conn_keep(struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov,
 	size_t off, size_t len, uint32_t flags)
 {
-	size_t most = vsk_unread_max(&vm->vsk, &c->core);
-	int r = c->to_host.buf ? 0 : dev_conn_reserve(&c->to_host, most);
+	int r = c->to_host.buf ? 0 : dev_conn_reserve(&c->to_host, c->core.buf_alloc);
 	if (r == 0 && c->core.type == VSK_TYPE_SEQPACKET)
 		r = keep_end(c, len - off, flags);
 	if (r < 0) {

@@ -196,17 +196,18 @@ ssize_t dev_sibling_read(
 	return n > 0 || *ret_flags ? (ssize_t)n : -EAGAIN;
 }
 
-/* A message counts as taken when all of it was given. */
+/* A message counts as taken when all of it was given; of the device's room each part. */
 void dev_sibling_given(struct dev_conn *c, uint32_t flags)
 {
 	struct dev_conn *from = c->sibling;
 	struct dev_vm *vm = c->sibling_vm;
 	struct vsk_ev ev;
 	uint32_t n = from->given;
+	poke(vm);
+	vsk_relay(&vm->vsk, &from->core, &c->core, false);
 	if (c->core.type == VSK_TYPE_SEQPACKET && !(flags & VSK_MSG_EOM))
 		return;
 	from->given = 0;
-	poke(vm);
 	vsk_host_took(&vm->vsk, vm->loop->now_us, &from->core, n, &ev);
 	dev_conn_handle(vm, &ev);
 }

@@ -230,13 +230,22 @@ static void data_refresh(struct vsk *v, struct vsk_conn *c)
 
 /* D4.7: tells the guest of room before it runs dry. The measure is what was announced, and the
  * guest's own buffer where that is smaller, because Linux limits its credit to it (D4.9). With a
- * message half sent the guest may need every byte of it: the host takes only whole ones. */
+ * message half sent the guest may need every byte of it: the host takes only whole ones. And so may
+ * one that has used up what it was told of a sibling's room: the device's own, which counts in that
+ * as well, may have grown by little when nothing else will. */
 static void credit_refresh(struct vsk *v, struct vsk_conn *c)
 {
 	uint32_t window = HF_MIN(c->buf_alloc, c->peer_buf_alloc);
 	uint32_t untold = vsk_taken(c) - c->announced;
+	bool all = c->rx_mid;
+	if (vsk_is_relayed(c)) {
+		uint32_t told = c->announced + c->announced_buf; /* what it may send up to */
+		untold = vsk_taken(c) + vsk_grant(c) - told;
+		window = HF_MIN(window, c->far_buf);
+		all |= told == (uint32_t)c->rx_cnt;
+	}
 	if (c->state == VSK_OPEN && !(c->guest_shut & VSK_SHUT_SEND) &&
-		untold > (c->rx_mid ? 0 : window / 4) && !(c->ctl & VSK_CTL_CREDIT_UPDATE))
+		untold > (all ? 0 : window / 4) && !(c->ctl & VSK_CTL_CREDIT_UPDATE))
 		vsk_conn_ctl(v, c, VSK_CTL_CREDIT_UPDATE);
 }
 
@@ -418,7 +427,8 @@ static void guest_rw(struct vsk *v, struct vsk_conn *c, const struct vsk_pkt *p,
 		return;
 	}
 	bool end = c->type == VSK_TYPE_SEQPACKET && (p->flags & VSK_MSG_EOM);
-	if (p->len > vsk_unread_max(v, c) - vsk_unread(c) || (end && c->msgs == VSK_MSGS_MAX)) {
+	uint32_t held = vsk_is_relayed(c) ? (uint32_t)c->rx_cnt - c->far_tx : vsk_unread(c);
+	if (p->len > c->buf_alloc - held || (end && c->msgs == VSK_MSGS_MAX)) {
 		v->stats.overruns++;
 		close_event(v, c, true, VSK_WHY_OVERRUN, ev); /* D4.8 */
 		return;
@@ -591,10 +601,11 @@ static void header(const struct vsk *v, struct vsk_conn *c, enum vsk_op op, uint
 		.type = c->type,
 		.op = (uint16_t)op,
 		.flags = flags,
-		.buf_alloc = c->buf_alloc, /* D4.1 */
+		.buf_alloc = vsk_grant(c), /* D4.1 */
 		.fwd_cnt = vsk_taken(c),
 	};
 	c->announced = p.fwd_cnt;
+	c->announced_buf = p.buf_alloc;
 	ctl_clear(c, VSK_CTL_CREDIT_UPDATE); /* every header is one */
 	vsk_pkt_encode(&p, ret_hdr);
 }
@@ -764,21 +775,19 @@ int vsk_connect(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_t gue
 	return -EADDRNOTAVAIL;
 }
 
-/* The far guest's numbers are its word only: what it cannot have taken is not believed, so nobody
- * is told to send more than the device can hold. */
+/* The far guest's numbers are its word only: that it has taken what it was not given, or has given
+ * something back, is not believed. */
 void vsk_relay(struct vsk *v, struct vsk_conn *c, const struct vsk_conn *far, bool tell)
 {
 	hf_assert(c->state != VSK_CLOSED && c->state != VSK_FREE);
-	uint32_t buf_alloc = HF_MIN(far->peer_buf_alloc, v->cfg.buf_alloc);
 	uint32_t in_flight = (uint32_t)far->tx_cnt - far->peer_fwd_cnt;
 	uint32_t more = far->peer_fwd_cnt - c->far_fwd;
-	bool fresh = c->buf_alloc != buf_alloc;
 	c->relayed = true;
-	c->buf_alloc = buf_alloc;
-	if (in_flight <= VSK_BUF_MAX && more <= VSK_BUF_MAX) {
-		c->far_fwd += more;
-		fresh |= more > 0;
-	}
+	c->far_buf = far->peer_buf_alloc;
+	c->far_tx = (uint32_t)far->tx_cnt;
+	if (in_flight <= INT32_MAX && more <= INT32_MAX)
+		c->far_fwd = far->peer_fwd_cnt;
+	bool fresh = c->announced != vsk_taken(c) || c->announced_buf != vsk_grant(c);
 	if (tell && fresh && c->state == VSK_OPEN)
 		vsk_conn_ctl(v, c, VSK_CTL_CREDIT_UPDATE);
 	else

@@ -147,7 +147,9 @@ struct vsk_conn {
 	uint64_t fwd_cnt;   /* ... taken by the host */
 	uint32_t announced; /* fwd_cnt as the guest was last told */
 	uint32_t buf_alloc; /* what we grant the guest */
-	uint32_t far_fwd;   /* relayed: what a sibling's application has taken */
+	/* Relayed: what the guest at the other end grants, what it was given and what it has taken,
+	 * and what we made of it when we last told ours. */
+	uint32_t far_buf, far_tx, far_fwd, announced_buf;
 	uint32_t peer_buf_alloc, peer_fwd_cnt;
 	uint32_t host_port, guest_port;
 	uint32_t peer_cid; /* the other end as the guest addresses it: VSK_CID_HOST or a sibling */
@@ -171,18 +173,29 @@ static inline uint32_t vsk_unread(const struct vsk_conn *c)
 	return (uint32_t)(c->rx_cnt - c->fwd_cnt);
 }
 
-/* What the guest was told that has been taken, or is to be told next: low 32 bits. */
+/* fwd_cnt and buf_alloc as the guest is told them: our own, or those of a sibling's socket as far
+ * as what it has not been given fits into the device. */
+static inline bool vsk_is_relayed(const struct vsk_conn *c)
+{
+	return c->relayed && !(c->host_shut & VSK_SHUT_RCV); /* else all counts as taken */
+}
+
 static inline uint32_t vsk_taken(const struct vsk_conn *c)
 {
-	bool far = c->relayed && !(c->host_shut & VSK_SHUT_RCV);
-	return far ? c->far_fwd : (uint32_t)c->fwd_cnt;
+	return vsk_is_relayed(c) ? c->far_fwd : (uint32_t)c->fwd_cnt;
+}
+
+static inline uint32_t vsk_grant(const struct vsk_conn *c)
+{
+	uint64_t held = c->buf_alloc + (uint64_t)(c->far_tx - c->far_fwd);
+	return vsk_is_relayed(c) ? (uint32_t)HF_MIN(held, (uint64_t)c->far_buf) : c->buf_alloc;
 }
 
 /* Bytes that the guest may send, were it told now. */
 static inline uint32_t vsk_guest_room(const struct vsk_conn *c)
 {
-	uint32_t used = (uint32_t)c->rx_cnt - vsk_taken(c);
-	return used < c->buf_alloc ? c->buf_alloc - used : 0;
+	uint32_t used = (uint32_t)c->rx_cnt - vsk_taken(c), all = vsk_grant(c);
+	return used < all ? all - used : 0;
 }
 
 /* The guest's data has ended and all was taken (EV_END was, or is to be, acted on). */
@@ -363,22 +376,17 @@ int vsk_connect(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_t gue
 int vsk_connect_from(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_t peer_cid,
 	uint32_t peer_port, uint32_t guest_port, struct vsk_conn **ret_conn);
 
-/* Between siblings credit is from end to end: the guest is told of the room that the guest at
- * `far`, the other connection of the pair, has, so it never sees room that is not there, and a
- * message that it may send fits (D4.2, D6.3). Called before vsk_dialled() or the REQUEST, and when
- * the far guest has said something new; `tell`: it did so in a packet of its own, and so do we.
+/* Between siblings credit is from end to end: the guest is told of the room of the guest at `far`,
+ * the other connection of the pair, so it never sees room that is not there, and a message that it
+ * may send fits (D4.2, D6.3). Called before vsk_dialled() or the REQUEST, and when the far guest
+ * has said something or was given something; `tell`: it did so in a packet of its own, and so
+ * do we.
  *
  * vsk_host_took() goes on counting what lies in the far guest's memory: ends follow it. */
 void vsk_relay(struct vsk *v, struct vsk_conn *c, const struct vsk_conn *far, bool tell);
 
 /* Asks the guest for its credit, because a sibling asks. */
 void vsk_ask(struct vsk *v, struct vsk_conn *c);
-
-/* The most payload that vsk_unread() may come to. */
-static inline uint32_t vsk_unread_max(const struct vsk *v, const struct vsk_conn *c)
-{
-	return c->relayed ? v->cfg.buf_alloc : c->buf_alloc;
-}
 
 /* The device has done with a closed connection; its slot may be used again (gen changes). */
 void vsk_release(struct vsk *v, struct vsk_conn *c);

@@ -321,7 +321,9 @@ static void test_credit_of_siblings_is_from_end_to_end(void **state)
 	guest(&g, VSK_OP_RW, 3000, 0);
 	assert_int_equal(g.ev.kind, VSK_EV_DATA);
 	far.tx_cnt = 3000;
-	far.peer_buf_alloc = 3000;
+	far.peer_buf_alloc = 3000; /* less is told at once */
+	vsk_relay(&g.v, c, &far, false);
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
 	vsk_host_took(&g.v, g.now, c, 3000, &g.ev);
 	vsk_relay(&g.v, c, &far, false);
 	expect_nothing(&g);
@@ -329,9 +331,12 @@ static void test_credit_of_siblings_is_from_end_to_end(void **state)
 	far.peer_fwd_cnt = 10; /* along with other things: too little to tell */
 	vsk_relay(&g.v, c, &far, false);
 	expect_nothing(&g);
-	vsk_relay(&g.v, c, &far, true); /* known */
+	vsk_relay(&g.v, c, &far, true); /* unless it is a packet of its own */
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	assert_int_equal(g.sent.fwd_cnt, 10);
+	vsk_relay(&g.v, c, &far, true); /* told */
 	expect_nothing(&g);
-	far.peer_fwd_cnt = 20; /* in a packet of its own: told whatever it is */
+	far.peer_fwd_cnt = 20;
 	vsk_relay(&g.v, c, &far, true);
 	expect_op(&g, VSK_OP_CREDIT_UPDATE);
 	assert_int_equal(g.sent.fwd_cnt, 20);
@@ -342,7 +347,7 @@ static void test_credit_of_siblings_is_from_end_to_end(void **state)
 	assert_int_equal(g.sent.fwd_cnt, 1000);
 
 	/* nor is it believed that it took what it does not have, or gave back */
-	static const uint32_t lies[] = { 3001, 999, 0, UINT32_MAX, 0x80000000 };
+	static const uint32_t lies[] = { 3001, 999, 0, UINT32_MAX, 0x80000000u };
 	for (size_t i = 0; i < HF_ARRAY_SIZE(lies); i++) {
 		far.peer_fwd_cnt = lies[i];
 		vsk_relay(&g.v, c, &far, true);
@@ -359,6 +364,46 @@ static void test_credit_of_siblings_is_from_end_to_end(void **state)
 	assert_int_equal(g.ev.kind, VSK_EV_DATA);
 	guest(&g, VSK_OP_RW, 1, 0);
 	assert_int_equal(g.ev.why, VSK_WHY_OVERRUN);
+}
+
+/* A sibling's buffer may be larger than what the device holds for it: what it was given is no
+ * burden any more. */
+static void test_credit_of_a_large_sibling(void **state)
+{
+	(void)state;
+	struct rig g;
+	struct vsk_conn *c, far = { .peer_buf_alloc = 3 * BUF };
+	rig_init(&g);
+	g.p.dst_cid = 6;
+	guest(&g, VSK_OP_REQUEST, 0, 0);
+	c = g.ev.conn;
+	vsk_relay(&g.v, c, &far, false);
+	vsk_dialled(&g.v, c, true);
+	expect_op(&g, VSK_OP_RESPONSE);
+	static const uint32_t granted[] = { BUF, 2 * BUF, 3 * BUF, 3 * BUF };
+	for (size_t i = 0; i < HF_ARRAY_SIZE(granted); i++) {
+		assert_int_equal(g.sent.buf_alloc, granted[i]);
+		if (i == 3)
+			break;
+		guest(&g, VSK_OP_RW, BUF, 0);
+		assert_int_equal(g.ev.kind, VSK_EV_DATA);
+		far.tx_cnt += BUF;
+		vsk_relay(&g.v, c, &far, false);
+		vsk_host_took(&g.v, g.now, c, BUF, &g.ev);
+		if (i < 2)
+			expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	}
+	expect_nothing(&g);
+	assert_int_equal(vsk_guest_room(c), 0);
+
+	/* who reads no more takes everything */
+	vsk_host_shutdown(&g.v, g.now, c, VSK_SHUT_RCV, &g.ev);
+	expect_op(&g, VSK_OP_SHUTDOWN);
+	assert_int_equal(vsk_guest_room(c), BUF);
+	guest(&g, VSK_OP_RW, BUF, 0);
+	guest(&g, VSK_OP_RW, BUF, 0);
+	assert_int_equal(g.ev.kind, VSK_EV_NONE);
+	assert_int_equal(vsk_guest_room(c), BUF);
 }
 
 /* A sibling's question for credit goes to who has it (D4.5). */
@@ -1241,7 +1286,7 @@ static void test_many_connections(void **state)
 		expect_op(&g, VSK_OP_RST);
 	}
 	assert_int_equal(g.v.n_free, N + SLOTS);
-	assert_true(sizeof(struct vsk_conn) <= 144);
+	assert_true(sizeof(struct vsk_conn) <= 160);
 	free(buckets);
 	free(slots);
 }
@@ -1263,6 +1308,7 @@ int main(void)
 		cmocka_unit_test(test_another_type_on_a_live_flow_gets_rst),
 		cmocka_unit_test(test_a_sibling_is_dialled),
 		cmocka_unit_test(test_credit_of_siblings_is_from_end_to_end),
+		cmocka_unit_test(test_credit_of_a_large_sibling),
 		cmocka_unit_test(test_a_sibling_asks),
 		cmocka_unit_test(test_a_sibling_calls),
 		cmocka_unit_test(test_spoofed_and_cut_packets_are_dropped),
