@@ -33,8 +33,10 @@ int hf_lines_feed(struct hf_lines *l, const void *data, size_t n)
 int hf_lines_next(struct hf_lines *l, char **ret_line)
 {
 	size_t n = l->len - l->head;
+	if (n == 0)
+		return 0;
 	char *line = l->buf + l->head;
-	char *end = n > 0 ? memchr(line, '\n', n) : NULL;
+	char *end = memchr(line, '\n', n);
 	if ((end ? (size_t)(end - line) : n) > l->max)
 		return -EMSGSIZE;
 	if (!end)
@@ -50,7 +52,7 @@ int hf_lines_next(struct hf_lines *l, char **ret_line)
 size_t hf_lines_rest(struct hf_lines *l, const char **ret_data)
 {
 	size_t n = l->len - l->head;
-	*ret_data = l->buf + l->head;
+	*ret_data = n > 0 ? l->buf + l->head : "";
 	l->head = l->len = 0;
 	return n;
 }
