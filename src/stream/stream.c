@@ -52,13 +52,17 @@ static bool is_ring_size(size_t cap)
 int rs_init(struct rs *rs, const struct rs_config *config)
 {
 	if (!is_ring_size(config->tx_cap) || !is_ring_size(config->rx_cap) ||
-		config->rx_start > RS_OFFSET_MAX || (config->dials && config->tx_adopt))
+		config->rx_start > RS_OFFSET_MAX || config->tx_start > RS_OFFSET_MAX ||
+		config->tx_kept > config->tx_cap || (config->dials && config->tx_adopt))
 		return -EINVAL;
 	*rs = (struct rs){
 		.dials = config->dials,
 		.tx_adopt = config->tx_adopt && config->tx_cap > 0,
-		.tx_ended = config->tx_cap == 0,
-		.tx_end_sent = config->tx_cap == 0, /* perhaps by a predecessor */
+		.tx_ended = config->tx_cap == 0 || config->tx_ended,
+		.tx_end_sent = config->tx_cap == 0 || config->tx_ended, /* by a predecessor */
+		.tx_base = config->tx_start,
+		.tx_acked = config->tx_start,
+		.tx_next = config->tx_start + config->tx_kept, /* sent by a predecessor, perhaps */
 		.rx_taken = config->rx_start,
 		.rx_ended = config->rx_end_taken,
 		.rx_end_taken = config->rx_end_taken,
@@ -66,6 +70,8 @@ int rs_init(struct rs *rs, const struct rs_config *config)
 	memcpy(rs->token, config->token, RS_TOKEN_SIZE);
 	hf_ring_init(&rs->tx, config->tx_buf, config->tx_cap);
 	hf_ring_init(&rs->rx, config->rx_buf, config->rx_cap);
+	rs->tx.head = (size_t)config->tx_start;
+	rs->tx.tail = rs->tx.head + config->tx_kept;
 	return 0;
 }
 

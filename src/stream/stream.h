@@ -96,11 +96,15 @@ struct rs_config {
 	size_t tx_cap, rx_cap;
 	uint64_t rx_start; /* what the application already has of this stream; 0 when new */
 	bool rx_end_taken; /* ... and that it has the end */
+	uint64_t tx_start; /* offset of the oldest byte that was not acknowledged; 0 when new */
+	size_t tx_kept;    /* so many bytes from there on are in tx_buf, where the ring has them */
+	bool tx_ended;     /* ... and nothing follows them */
 	bool tx_adopt; /* accepting end only: send from where the peer's hello says. Nothing can be
 			  written before that */
 };
 
-/* 0, or -EINVAL for bad sizes or a dialling end that wants to adopt. */
+/* 0, or -EINVAL for bad sizes or positions, or a dialling end that wants to adopt. A ring has
+ * offset n at n modulo its size. */
 int rs_init(struct rs *rs, const struct rs_config *config);
 
 /* The accepting end's first look at a connection. 0 and the token; -EAGAIN while n is below

@@ -519,6 +519,43 @@ static void test_second_connection_displaces(void **state)
 	expect_read(&e, "hello");
 }
 
+/* A successor with its predecessor's window: whatever of it the other end has got, the rest comes.
+ */
+static void test_begins_with_what_was_kept(void **state)
+{
+	(void)state;
+	for (uint64_t received = 14; received <= 17; received++) {
+		struct end e;
+		uint8_t h[RS_HELLO_SIZE];
+		struct rs_config c = { .dials = true, .tx_buf = e.tx_mem, .tx_cap = 16 };
+		memset(&e, 0, sizeof(e));
+		memcpy(c.token, pair_token, RS_TOKEN_SIZE);
+		memcpy(e.tx_mem + 14, "ab", 2); /* offset n at n modulo 16 */
+		e.tx_mem[0] = 'c';
+		c.tx_start = 14;
+		c.tx_kept = 3;
+		c.tx_ended = true;
+		assert_int_equal(rs_init(&e.rs, &c), 0);
+		rs_attach(&e.rs);
+		assert_int_equal(end_send(&e, WIRE_CAP), RS_HELLO_SIZE);
+		e.wire_len = 0;
+		hello(h, 0, received, 16, received == 17);
+		assert_int_equal(give(&e, h, sizeof(h)), 0);
+		assert_int_equal(rs_state(&e.rs), RS_OPEN);
+		if (received < 17) {
+			uint32_t n = (uint32_t)(17 - received);
+			while (end_send(&e, WIRE_CAP) > 0)
+				;
+			assert_int_equal(e.wire[0], DATA);
+			assert_true(le64_at(e.wire + 8) == received);
+			assert_memory_equal(e.wire + RS_FRAME_SIZE, "abc" + 3 - n, n);
+			assert_int_equal(e.wire[RS_FRAME_SIZE + n], END);
+			assert_int_equal(e.wire_len, 2 * RS_FRAME_SIZE + n);
+		}
+		assert_int_equal(e.rs.tx_end_acked, received == 17);
+	}
+}
+
 static void test_config(void **state)
 {
 	(void)state;
@@ -532,6 +569,12 @@ static void test_config(void **state)
 	c.rx_start = UINT64_MAX;
 	assert_int_equal(rs_init(&rs, &c), -EINVAL);
 	c.rx_start = 0;
+	c.tx_start = UINT64_MAX;
+	assert_int_equal(rs_init(&rs, &c), -EINVAL);
+	c.tx_start = 0;
+	c.tx_kept = 17;
+	assert_int_equal(rs_init(&rs, &c), -EINVAL);
+	c.tx_kept = 0;
 	c.dials = c.tx_adopt = true;
 	assert_int_equal(rs_init(&rs, &c), -EINVAL);
 	c.tx_adopt = false;
@@ -542,6 +585,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_hello_layout),
+		cmocka_unit_test(test_begins_with_what_was_kept),
 		cmocka_unit_test(test_accepting_end_waits_for_the_hello),
 		cmocka_unit_test(test_token_of_a_first_look),
 		cmocka_unit_test(test_bad_hellos),
