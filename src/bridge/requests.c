@@ -50,18 +50,10 @@ static char *forget(struct brg_requests *t, struct brg_request *e)
 	return answer;
 }
 
-enum brg_seen brg_requests_begin(struct brg_requests *t, uint64_t id, uint32_t type)
+enum brg_seen brg_requests_again(struct brg_requests *t, uint64_t id, uint32_t type)
 {
 	size_t i = lower_bound(t, id);
 	struct brg_request *e = &t->entry[i];
-	if (i < t->n && e->id == id) {
-		bool was_ready = ready(e);
-		e->owed = true;
-		t->n_unsent += ready(e) && !was_ready;
-		return e->answer ? BRG_SEEN_ANSWERED : BRG_SEEN_RUNNING;
-	}
-	if (!t->forgetful && t->any && id <= t->highest)
-		return BRG_SEEN_ACKNOWLEDGED;
 	if (t->n == t->cap || t->bytes >= t->bytes_max)
 		return BRG_SEEN_FULL;
 	memmove(e + 1, e, (t->n - i) * sizeof(*e));
@@ -70,6 +62,26 @@ enum brg_seen brg_requests_begin(struct brg_requests *t, uint64_t id, uint32_t t
 	t->highest = t->any ? HF_MAX(t->highest, id) : id;
 	t->any = true;
 	return BRG_SEEN_NEW;
+}
+
+uint32_t brg_requests_type(struct brg_requests *t, uint64_t id)
+{
+	const struct brg_request *e = find(t, id);
+	return e ? e->type : 0;
+}
+
+enum brg_seen brg_requests_begin(struct brg_requests *t, uint64_t id, uint32_t type)
+{
+	struct brg_request *e = find(t, id);
+	if (e) {
+		bool was_ready = ready(e);
+		e->owed = !e->sent;
+		t->n_unsent += ready(e) && !was_ready;
+		return e->answer ? BRG_SEEN_ANSWERED : BRG_SEEN_RUNNING;
+	}
+	if (!t->forgetful && t->any && id <= t->highest)
+		return BRG_SEEN_ACKNOWLEDGED;
+	return brg_requests_again(t, id, type);
 }
 
 int brg_requests_finish(struct brg_requests *t, uint64_t id, char *answer, uint32_t len)
@@ -98,6 +110,7 @@ char *brg_requests_sent(struct brg_requests *t, struct brg_request *e)
 	if (t->forgetful)
 		return forget(t, e);
 	e->owed = false;
+	e->sent = true;
 	t->n_unsent--;
 	return NULL;
 }
@@ -111,7 +124,7 @@ char *brg_requests_acknowledge(struct brg_requests *t, uint64_t id)
 void brg_requests_rewind(struct brg_requests *t)
 {
 	for (size_t i = 0; i < t->n; i++)
-		t->entry[i].owed = false;
+		t->entry[i].owed = t->entry[i].sent = false;
 	t->n_unsent = 0;
 }
 

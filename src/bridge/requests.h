@@ -40,6 +40,7 @@ struct brg_request {
 	uint32_t len;
 	char *answer; /* NULL while running */
 	bool owed;    /* the current connection sent it and was not answered yet */
+	bool sent;    /* the current connection was answered: a second time it is not */
 };
 
 struct brg_requests {
@@ -58,6 +59,13 @@ void brg_requests_init(struct brg_requests *t, struct brg_request *entries, size
 	size_t bytes_max, bool forgetful);
 
 enum brg_seen brg_requests_begin(struct brg_requests *t, uint64_t id, uint32_t type);
+
+/* Records an id that begin() calls acknowledged, as running: for a guest that has forgotten what it
+ * answered, and a request that may be carried out again. */
+enum brg_seen brg_requests_again(struct brg_requests *t, uint64_t id, uint32_t type);
+
+/* The type of a request in the record; 0: it is not there. */
+uint32_t brg_requests_type(struct brg_requests *t, uint64_t id);
 
 /* The request is done. 0: the record owns the answer now and it is sent when owed; -ENOENT: no such
  * request runs (the caller keeps the answer). */

@@ -33,6 +33,8 @@ static void test_executed_once_answered_once_per_connection(void **state)
 	assert_int_equal(brg_requests_begin(&t, 5, 1), BRG_SEEN_RUNNING);
 	assert_int_equal(brg_requests_finish(&t, 5, answer, 1), 0);
 	assert_int_equal(pump(&t), 1);
+	assert_int_equal(brg_requests_begin(&t, 5, 1), BRG_SEEN_ANSWERED); /* a second time here */
+	assert_int_equal(pump(&t), 0);
 	brg_requests_rewind(&t); /* another connection: asks again, is answered from the record */
 	assert_int_equal(pump(&t), 0);
 	assert_int_equal(brg_requests_begin(&t, 5, 1), BRG_SEEN_ANSWERED);
@@ -42,6 +44,25 @@ static void test_executed_once_answered_once_per_connection(void **state)
 	assert_int_equal(brg_requests_begin(&t, 5, 1), BRG_SEEN_ACKNOWLEDGED);
 	assert_int_equal(t.n, 0);
 	assert_int_equal(t.bytes, 0);
+}
+
+/* A guest that has forgotten what it answered may carry a question out again. */
+static void test_asked_again(void **state)
+{
+	(void)state;
+	char answer[] = "a";
+	struct brg_requests t = fresh(false);
+	assert_int_equal(brg_requests_begin(&t, 9, 1), BRG_SEEN_NEW);
+	assert_int_equal(brg_requests_begin(&t, 5, 2), BRG_SEEN_ACKNOWLEDGED);
+	assert_int_equal(brg_requests_again(&t, 5, 2), BRG_SEEN_NEW);
+	assert_int_equal(brg_requests_type(&t, 5), 2);
+	assert_int_equal(brg_requests_type(&t, 6), 0);
+	assert_int_equal(t.highest, 9);
+	assert_int_equal(brg_requests_finish(&t, 5, answer, 1), 0);
+	assert_int_equal(pump(&t), 1);
+	assert_int_equal(brg_requests_again(&t, 2, 2), BRG_SEEN_NEW);
+	assert_int_equal(brg_requests_again(&t, 3, 2), BRG_SEEN_NEW);
+	assert_int_equal(brg_requests_again(&t, 4, 2), BRG_SEEN_FULL);
 }
 
 /* The connection was lost while the request ran, and it finished in the gap. */
@@ -129,6 +150,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_executed_once_answered_once_per_connection),
+		cmocka_unit_test(test_asked_again),
 		cmocka_unit_test(test_answer_waits_until_asked_for),
 		cmocka_unit_test(test_ids_in_order_of_the_host),
 		cmocka_unit_test(test_bounds),
