@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "boot/ports.h"
 #include "host/oom.h"
+#include "keep/restore.h"
 #include "proc/monitor.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -34,15 +35,16 @@ static int watch_signal(struct agt *a, uv_signal_t *h, int signo)
 	return r < 0 ? r : uv_signal_start(h, on_signal, signo);
 }
 
-static int set_up(struct agt *a, const struct agt_flags *flags, struct hf_err *reterr)
+static int set_up(struct agt *a, struct hf_err *reterr)
 {
-	a->flags = flags;
 	hf_list_init(&a->containers);
 	hf_list_init(&a->processes);
 	hf_list_init(&a->resumables);
 	hf_list_init(&a->namespaces);
 	hf_list_init(&a->workers);
 	(void)signal(SIGPIPE, SIG_IGN); /* cannot fail; writers look at EPIPE */
+	a->children.ends = a->keeper->ends;
+	a->children.state = &a->state;
 	int r = uv_loop_init(&a->loop);
 	if (r == 0)
 		r = agt_children_init(&a->children, &a->loop);
@@ -80,13 +82,36 @@ static void protect(void)
 			strerror(errno));
 }
 
-int agt_run(struct agt *a, const struct agt_flags *flags)
+/* What the agent before this one left, if there was one. */
+static int take_over(struct agt *a, struct agt_heir *h, struct hf_err *reterr)
+{
+	json_t *map = NULL;
+	int r = agt_state_open(
+		&a->state, a->runtime.dir, a->keeper->ends->id, a->keeper->poisoned, &map, reterr);
+	if (r < 0)
+		return r;
+	agt_state_begin(&a->state);
+	agt_heir_restore(h, map);
+	agt_state_end(&a->state);
+	return 0;
+}
+
+int agt_run(struct agt *a, const struct agt_flags *flags, const struct agt_keeper *keeper)
 {
 	struct hf_err err = { 0 };
+	struct agt_heir heir = { 0 };
+	a->flags = flags;
+	a->keeper = keeper;
+	a->init = keeper->pid == 1;
+	a->state.fd = -1;
 	if (flags->core_location)
 		set_core_pattern(flags->core_location);
 	protect();
-	int r = set_up(a, flags, &err);
+	int r = keeper->ends ? agt_heir_init(&heir, a) : 0;
+	if (r == 0)
+		r = set_up(a, &err);
+	if (r == 0 && keeper->ends)
+		r = take_over(a, &heir, &err);
 	if (r == 0) {
 		r = agt_link_start(&a->link);
 		if (r < 0)
@@ -100,9 +125,9 @@ int agt_run(struct agt *a, const struct agt_flags *flags)
 		agt_entropy(a, (uint32_t)flags->entropy_port);
 	if (flags->log_port && !flags->logfile && agt_log_relay(a, (uint32_t)flags->log_port) < 0)
 		hf_warn("the log goes nowhere: no memory");
-	if (getpid() == 1)
+	if (a->init)
 		agt_kmsg(a, flags->kmsg_level);
-	agt_monitor_start(a, flags->helpers, !flags->no_time_sync && getpid() == 1);
+	agt_monitor_start(a, flags->helpers, !flags->no_time_sync && a->init);
 	(void)uv_run(&a->loop, UV_RUN_DEFAULT); /* returns when stopped */
 	return EXIT_SUCCESS;
 }

@@ -11,6 +11,8 @@
 
 #include "flags.h"
 #include "host/container.h"
+#include "keep/keeper.h"
+#include "keep/state.h"
 #include "link/link.h"
 #include "link/session.h"
 #include "loop.h"
@@ -21,7 +23,10 @@
 
 struct agt {
 	const struct agt_flags *flags;
+	const struct agt_keeper *keeper; /* ends NULL: there is none, and no state */
+	bool init;                       /* this is a whole machine's userland */
 	uv_loop_t loop;
+	struct agt_state state;
 	struct agt_link link;
 	struct agt_session session;
 	struct agt_children children;
@@ -38,7 +43,7 @@ struct agt {
 };
 
 /* Runs until stopped; returns the exit status. */
-int agt_run(struct agt *a, const struct agt_flags *flags);
+int agt_run(struct agt *a, const struct agt_flags *flags, const struct agt_keeper *keeper);
 
 /* Ends the loop: a stopped agent does not dial again. */
 void agt_stop(struct agt *a, const char *why);

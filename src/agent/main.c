@@ -25,10 +25,16 @@ static int open_log(const char *file)
 	return STDERR_FILENO;
 }
 
+static int run(struct agt_keeper *keeper, void *flags)
+{
+	return agt_run(&agent, flags, keeper);
+}
+
 int main(int argc, char *argv[])
 {
 	struct agt_flags flags;
 	struct hf_err err = { 0 };
+	struct agt_keeper keeper;
 	bool init = getpid() == 1;
 	int r = agt_flags_parse(&flags, argc, argv, &err);
 	if (r < 0 && !init) {
@@ -40,7 +46,7 @@ int main(int argc, char *argv[])
 			flags.help ? agt_flags_help : "holdfast-agent " HF_VERSION "\n", stdout);
 		return 0;
 	}
-	if (init)
+	if (init && !agt_keep_upgraded())
 		agt_boot(&flags);
 	int log = flags.log_port && !flags.logfile ? agt_log_pipe() : open_log(flags.logfile);
 	if (log < 0) {
@@ -51,7 +57,17 @@ int main(int argc, char *argv[])
 	hf_log_setup("holdfast-agent", log, flags.loglevel, flags.log_format);
 	if (r < 0) /* the kernel passes PID 1 words of its own command line */
 		hf_warn("%s", err.text);
-	int status = agt_run(&agent, &flags);
+	const int fds[] = { log, agt_log_pipe_end() };
+	int status = flags.use_inouterr
+			     ? -ENOTSUP
+			     : agt_keep(&keeper, fds, HF_ARRAY_SIZE(fds), run, &flags, argv);
+	if (status < 0) { /* what the host sees of a stream cannot be taken back: see -transport */
+		if (!flags.use_inouterr)
+			hf_warn("no keeper: %s: the agent's end is the end of what it knows",
+				strerror(-status));
+		keeper = (struct agt_keeper){ .pid = getpid() };
+		status = run(&keeper, &flags);
+	}
 	if (init)
 		agt_power_off();
 	return status;

@@ -32,6 +32,11 @@ int agt_log_pipe(void)
 	return fds[1];
 }
 
+int agt_log_pipe_end(void)
+{
+	return relay.pipe;
+}
+
 static void lost(void)
 {
 	agt_watch_free(relay.sock_watch);

@@ -19,6 +19,9 @@ struct agt;
 /* The descriptor that the log is to be written to; -errno. Before the loop. */
 int agt_log_pipe(void);
 
+/* The pipe's other end; -1: there is none. */
+int agt_log_pipe_end(void);
+
 /* Sends what comes through the pipe to the port, for as long as the agent lives. */
 int agt_log_relay(struct agt *a, uint32_t port);
 

@@ -71,6 +71,7 @@ void agt_shutdown(struct agt *a, bool graceful)
 		agt_stop(a, "shutdown by the host");
 		return;
 	}
+	agt_state_put(&a->state, "shutdown", "", json_boolean(graceful));
 	brg_reconnect_stop(&a->link.reconnect);
 	enter(graceful ? ASKED : KILLED, graceful ? AGT_SHUTDOWN_GRACE_MS : AGT_SHUTDOWN_KILL_MS);
 	(void)running(a, graceful ? SIGTERM : SIGKILL); /* the first look counts */

@@ -20,6 +20,7 @@
 #define AGT_CONTAINERS_MAX 1024
 
 struct agt;
+struct agt_heir;
 struct agt_process;
 
 enum agt_container_state {
@@ -47,7 +48,9 @@ struct agt_container {
 	bool sandbox;      /* others may be in its pod */
 	bool own_pids;     /* has a pid namespace of its own: dies with init */
 	bool tty;
+	bool starting; /* the runtime was told to start it */
 	bool notified;
+	uint64_t request;      /* that creates, starts or deletes it; meaningful while it does */
 	const char *exit_type; /* for the notification */
 	unsigned busy;
 	int oom_wd; /* host/oom.h */
@@ -63,6 +66,14 @@ struct agt_container *agt_container_find(struct agt *a, const char *id);
 /* NULL: no memory or AGT_CONTAINERS_MAX. The id must be free. */
 struct agt_container *agt_container_new(struct agt *a, const char *id);
 void agt_container_free(struct agt_container *c);
+
+/* Writes it into the state, as it is now; with what its executed processes inherit, which does not
+ * change. */
+void agt_container_put(struct agt_container *c);
+void agt_container_put_spec(struct agt_container *c);
+
+/* As the agent before this one left them. */
+void agt_containers_restore(struct agt_heir *h);
 
 /* From proc/: init was reaped; its exit may be told (which it is once). */
 void agt_container_init_gone(struct agt_container *c);

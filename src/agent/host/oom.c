@@ -33,6 +33,7 @@ void agt_oom_look(struct agt_container *c)
 		return;
 	uint64_t more = now - c->oom_kills;
 	c->oom_kills = now;
+	agt_container_put(c);
 	tell(c, more);
 }
 

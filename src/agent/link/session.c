@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "session.h"
 #include "agent/agent.h"
+#include "agent/keep/restore.h"
 #include "agent/rpc/handlers.h"
 #include "base/fd.h"
 #include "base/hex.h"
@@ -37,22 +38,51 @@ void agt_session_init(struct agt_session *s, struct agt *a)
 	name_instance(s->instance, sizeof(s->instance));
 }
 
+/* Positions change with each request; here they are as of the last acknowledgement, and what came
+ * after it is in the answers and notes themselves. */
+void agt_session_put(struct agt_session *s)
+{
+	agt_state_put(&s->a->state, "session", "",
+		s->exists ? json_pack("{s:s, s:s, s:I, s:I}", "id", s->id, "instance", s->instance,
+				    "highest", (json_int_t)(s->record.any ? s->record.highest : 0),
+				    "notes", (json_int_t)s->publisher.last_seq)
+			  : json_pack("{s:s}", "instance", s->instance));
+}
+
+/* What the answer is, NULL while there is none. */
+static void put_answer(struct agt_session *s, uint64_t id, uint32_t type, const char *text)
+{
+	if (s->exists && agt_request_changes(type))
+		agt_state_put_n(&s->a->state, "answer", id,
+			json_pack("{s:I, s:s*}", "type", (json_int_t)type, "text", text));
+}
+
+static void drop_notes(struct agt_session *s, uint64_t seq)
+{
+	struct brg_note *note;
+	while ((note = brg_publisher_pop(&s->publisher, seq))) {
+		agt_state_put_n(&s->a->state, "note", note->seq, NULL);
+		free(note->payload);
+		free(note);
+	}
+}
+
 /* A record and a publisher that owe nothing to anybody. */
 static void begin_anew(struct agt_session *s, bool holdfast)
 {
 	char *answer;
-	struct brg_note *note;
+	for (size_t i = 0; s->exists && i < s->record.n; i++)
+		if (agt_request_changes(s->entries[i].type))
+			agt_state_put_n(&s->a->state, "answer", s->entries[i].id, NULL);
 	while ((answer = brg_requests_drain(&s->record)))
 		free(answer);
-	while ((note = brg_publisher_pop(&s->publisher, UINT64_MAX))) {
-		free(note->payload);
-		free(note);
-	}
+	drop_notes(s, UINT64_MAX);
 	brg_requests_init(&s->record, s->entries, BRG_REQUESTS_MAX, BRG_ANSWERS_MAX, !holdfast);
 	brg_publisher_begin(&s->publisher, holdfast);
 	if (s->exists)
 		agt_resume_drop_all(s->a);
 	s->exists = holdfast;
+	s->forgotten = 0;
 	s->epoch++;
 }
 
@@ -136,6 +166,8 @@ void agt_session_answer(struct agt_session *s, struct agt_request *rq, char *tex
 		r = brg_requests_finish(&s->record, rq->id, text, len);
 		if (r < 0)
 			free(text);
+		else
+			put_answer(s, rq->id, rq->type, text);
 		agt_session_pump(s);
 	}
 	s->n_answered += r == 0;
@@ -193,16 +225,26 @@ static void acknowledge(struct agt_session *s, const struct brg_frame *f)
 	}
 	struct agt_fields fields = { .obj = msg, .prefix = "" };
 	json_t *answers = agt_field_array(&fields, "Answers");
-	json_array_foreach (answers, i, v) {
-		if (json_is_integer(v) && json_integer_value(v) >= 0)
-			free(brg_requests_acknowledge(&s->record, (uint64_t)json_integer_value(v)));
-	}
 	uint64_t seq = agt_field_uint(&fields, "Notifications", INT64_MAX, 0);
-	struct brg_note *note;
-	while ((note = brg_publisher_pop(&s->publisher, seq))) {
-		free(note->payload);
-		free(note);
+	size_t notes = s->publisher.n;
+	bool kept = false; /* something that is in the state too */
+	agt_state_begin(&s->a->state);
+	json_array_foreach (answers, i, v) {
+		if (!json_is_integer(v) || json_integer_value(v) < 0)
+			continue;
+		uint64_t id = (uint64_t)json_integer_value(v);
+		uint32_t type = brg_requests_type(&s->record, id);
+		char *text = brg_requests_acknowledge(&s->record, id);
+		if (text && agt_request_changes(type)) {
+			agt_state_put_n(&s->a->state, "answer", id, NULL);
+			kept = true;
+		}
+		free(text);
 	}
+	drop_notes(s, seq);
+	if (kept || s->publisher.n != notes)
+		agt_session_put(s);
+	agt_state_end(&s->a->state);
 	json_decref(msg);
 }
 
@@ -218,16 +260,98 @@ void agt_session_frame(struct agt_session *s, const struct brg_frame *f)
 		enum brg_seen seen = s->n_in_flight >= AGT_IN_FLIGHT_MAX
 					     ? BRG_SEEN_FULL
 					     : brg_requests_begin(&s->record, f->id, f->type);
+		if (seen == BRG_SEEN_ACKNOWLEDGED && f->id <= s->forgotten &&
+			!agt_request_changes(f->type))
+			seen = brg_requests_again(&s->record, f->id, f->type);
 		if (seen == BRG_SEEN_FULL)
 			refuse_full(s, f);
 		if (seen == BRG_SEEN_ANSWERED)
 			agt_session_pump(s);
 		if (seen != BRG_SEEN_NEW)
 			return;
+		put_answer(s, f->id, f->type, NULL); /* before anything is done */
 	}
 	struct agt_request *rq = new_request(s, f, epoch);
+	agt_state_begin(&s->a->state);
 	if (rq)
 		agt_request_run(rq, f->payload, f->len);
+	agt_state_end(&s->a->state);
+}
+
+struct agt_request *agt_session_begun(struct agt_session *s, uint64_t id)
+{
+	hf_list_for_each (l, &s->in_flight) {
+		struct agt_request *rq = HF_CONTAINER_OF(l, struct agt_request, link);
+		if (rq->id == id && rq->epoch == s->epoch)
+			return rq;
+	}
+	return NULL;
+}
+
+/* An answer, or a request that was begun and must be answered. */
+static void restore_answer(struct agt_session *s, struct agt_heir *h, uint64_t id, json_t *o)
+{
+	struct agt_fields f = { .obj = o, .prefix = "answer." };
+	uint32_t type = (uint32_t)agt_field_uint(&f, "type", UINT32_MAX, 0);
+	const char *text = agt_field_string(&f, "text", NULL);
+	struct brg_frame frame = { .type = type, .id = id };
+	char *copy = text ? strdup(text) : NULL;
+	if (f.err.code != 0 || !agt_request_changes(type) ||
+		brg_requests_begin(&s->record, id, type) != BRG_SEEN_NEW || (text && !copy) ||
+		(!text && !new_request(s, &frame, s->epoch))) {
+		free(copy);
+		agt_heir_refuse(h, "answer");
+	} else if (text) {
+		(void)brg_requests_finish(&s->record, id, copy, (uint32_t)strlen(copy)); /* begun */
+	}
+}
+
+static void restore_note(struct agt_session *s, struct agt_heir *h, uint64_t seq, json_t *v)
+{
+	struct brg_note *note = calloc(1, sizeof(*note));
+	char *text = json_is_string(v) ? strdup(json_string_value(v)) : NULL;
+	if (!note || !text || seq == 0) {
+		free(note);
+		free(text);
+		agt_heir_refuse(h, "note");
+		return;
+	}
+	*note = (struct brg_note){ .payload = text, .len = (uint32_t)strlen(text) };
+	s->publisher.last_seq = seq - 1;
+	if (brg_publisher_publish(&s->publisher, note) != BRG_PUBLISH_KEPT)
+		agt_heir_refuse(h, "more notes than there can be");
+}
+
+void agt_session_restore(struct agt_session *s, struct agt_heir *h)
+{
+	struct agt_fields f = { .obj = json_object_get(h->map, "session"), .prefix = "session." };
+	const char *instance = agt_field_string(&f, "instance", s->instance);
+	const char *id = agt_field_string(&f, "id", "");
+	uint64_t highest = agt_field_uint(&f, "highest", INT64_MAX, 0);
+	uint64_t last_seq = agt_field_uint(&f, "notes", INT64_MAX, 0);
+	uint8_t bits[16];
+	uint64_t number;
+	if (f.err.code != 0 || strlen(instance) >= sizeof(s->instance) ||
+		(id[0] && hex_decode(id, bits, sizeof(bits)) < 0)) {
+		agt_heir_refuse(h, "session");
+		return;
+	}
+	(void)snprintf(s->instance, sizeof(s->instance), "%s", instance);
+	if (!id[0])
+		return;
+	(void)snprintf(s->id, sizeof(s->id), "%s", id);
+	brg_requests_init(&s->record, s->entries, BRG_REQUESTS_MAX, BRG_ANSWERS_MAX, false);
+	brg_publisher_begin(&s->publisher, true);
+	s->exists = true;
+	for (json_t *v = agt_heir_first(h, "answer", &number); v; v = agt_heir_next(h, &number))
+		restore_answer(s, h, number, v);
+	for (json_t *v = agt_heir_first(h, "note", &number); v; v = agt_heir_next(h, &number))
+		restore_note(s, h, number, v);
+	s->publisher.last_seq = HF_MAX(s->publisher.last_seq, last_seq);
+	s->record.highest = HF_MAX(s->record.highest, highest);
+	s->record.any = true;
+	s->forgotten = s->record.highest;
+	brg_requests_rewind(&s->record);
 }
 
 void agt_session_notify(struct agt_session *s, struct agt_container *c, json_t *note_json)
@@ -252,6 +376,7 @@ void agt_session_notify(struct agt_session *s, struct agt_container *c, json_t *
 	enum brg_publish p =
 		known ? brg_publisher_publish(&s->publisher, note) : BRG_PUBLISH_DROPPED;
 	if (p == BRG_PUBLISH_KEPT) {
+		agt_state_put_n(&s->a->state, "note", note->seq, json_string(text));
 		agt_session_pump(s);
 		return;
 	}
@@ -303,6 +428,7 @@ static const char *enter(struct agt_session *s, const struct offer *o, uint64_t 
 	}
 	s->negotiated = true;
 	s->a->link.negotiated = true;
+	agt_session_put(s);
 	return what;
 }
 

@@ -26,6 +26,7 @@
 
 struct agt;
 struct agt_container;
+struct agt_heir;
 
 struct agt_session {
 	struct agt *a;
@@ -34,6 +35,7 @@ struct agt_session {
 	bool knows_all;  /* the upstream host remembers what was before this connection */
 	char id[33];     /* of the Holdfast session */
 	char instance[64];
+	uint64_t forgotten; /* an agent before this one may have answered ids up to this one */
 
 	uint64_t epoch; /* > 0 */
 	struct brg_requests record;
@@ -46,6 +48,15 @@ struct agt_session {
 };
 
 void agt_session_init(struct agt_session *s, struct agt *a);
+
+/* Writes its names and positions into the state. */
+void agt_session_put(struct agt_session *s);
+
+/* As the agent before this one left it. */
+void agt_session_restore(struct agt_session *s, struct agt_heir *h);
+
+/* The request of this id that was begun by the agent before this one, or NULL. */
+struct agt_request *agt_session_begun(struct agt_session *s, uint64_t id);
 
 /* From the link: a frame has come; the connection is lost. */
 void agt_session_frame(struct agt_session *s, const struct brg_frame *f);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "netns.h"
 #include "agent/agent.h"
+#include "agent/keep/restore.h"
 #include "base/fd.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -19,10 +20,25 @@ struct agt_netns *agt_netns_find(struct agt *a, const char *id)
 	return NULL;
 }
 
+void agt_netns_put(struct agt *a, const struct agt_netns *ns)
+{
+	json_t *adapters = json_array();
+	for (size_t i = 0; i < ns->n; i++)
+		(void)json_array_append_new(adapters,
+			json_pack("{s:s, s:O}", "id", ns->adapter[i].id, "settings",
+				ns->adapter[i].settings)); /* without memory one is missing */
+	agt_state_put(&a->state, "netns", ns->id,
+		json_pack("{s:s*, s:o}", "user", ns->user ? ns->user->id : NULL, "adapters",
+			adapters));
+}
+
 static void end_unused(struct agt *a, struct agt_netns *ns)
 {
-	if (ns->n > 0 || ns->user)
+	if (ns->n > 0 || ns->user) {
+		agt_netns_put(a, ns);
 		return;
+	}
+	agt_state_put(&a->state, "netns", ns->id, NULL);
 	hf_list_remove(&ns->link);
 	a->n_namespaces--;
 	free(ns);
@@ -61,8 +77,41 @@ int agt_netns_add(
 		json_object_set_new(copy, "EnableLowMetric", json_true());
 	(void)snprintf(ns->adapter[ns->n].id, sizeof(ns->adapter[0].id), "%s", ad->id);
 	ns->adapter[ns->n++].settings = copy;
+	agt_netns_put(a, ns);
 	*ret = ns;
 	return 0;
+}
+
+static void restore(struct agt_heir *h, const char *id, json_t *o)
+{
+	struct agt_fields f = { .obj = o, .prefix = "netns." };
+	const char *user = agt_field_string(&f, "user", NULL);
+	json_t *adapters = agt_field_array(&f, "adapters"), *v;
+	struct agt_netns *ns = strlen(id) < sizeof(ns->id) ? begin(h->a, id) : NULL;
+	size_t i;
+	if (!ns || f.err.code != 0 || json_array_size(adapters) > AGT_ADAPTERS_MAX)
+		agt_heir_refuse(h, "netns");
+	ns->user = user ? agt_container_find(h->a, user) : NULL;
+	json_array_foreach (adapters, i, v) {
+		const char *name = json_string_value(json_object_get(v, "id"));
+		json_t *settings = json_object_get(v, "settings");
+		if (!name || strlen(name) >= sizeof(ns->adapter[i].id) || !json_is_object(settings))
+			agt_heir_refuse(h, "netns");
+		(void)snprintf(ns->adapter[i].id, sizeof(ns->adapter[i].id), "%s", name);
+		ns->adapter[i].settings = json_incref(settings);
+		ns->n++;
+	}
+}
+
+void agt_netns_restore(struct agt_heir *h)
+{
+	const char *key;
+	json_t *v;
+	json_object_foreach (h->map, key, v) {
+		const char *id = agt_heir_name(key, "netns");
+		if (id)
+			restore(h, id, v);
+	}
 }
 
 void agt_netns_remove(struct agt *a, const char *id, const char *adapter)

@@ -18,6 +18,7 @@
 
 struct agt;
 struct agt_container;
+struct agt_heir;
 
 struct agt_netns {
 	struct hf_list link; /* of agt.namespaces */
@@ -39,6 +40,12 @@ int agt_netns_add(
 
 /* Forgets it, and the name space with its last one; unknown is fine. */
 void agt_netns_remove(struct agt *a, const char *ns, const char *adapter);
+
+/* Writes it into the state, as it is now. */
+void agt_netns_put(struct agt *a, const struct agt_netns *ns);
+
+/* As the agent before this one left them. */
+void agt_netns_restore(struct agt_heir *h);
 
 /* The container has gone. */
 void agt_netns_let_go(struct agt *a, const struct agt_container *c);

@@ -269,7 +269,7 @@ static int start(struct running *r, const struct agt_run *run, struct hf_err *re
 	}
 	argv[n++] = run->id;
 	argv[n] = NULL;
-	struct agt_spawn s = { .argv = argv, .console = -1 };
+	struct agt_spawn s = { .argv = argv, .console = -1, .dies_with_agent = true };
 	memcpy(s.fd, run->fd, sizeof(s.fd));
 	return agt_child_spawn(&r->a->children, &s, &r->child, reterr);
 }

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 #include "child.h"
+#include "agent/keep/keeper.h"
+#include "agent/keep/state.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 uint32_t agt_exit_code(int status)
@@ -37,28 +41,49 @@ static void reap_unknown(struct agt_children *cs, pid_t pid, int status)
 	cs->exits[cs->n_exits++] = (struct agt_exit){ .pid = pid, .status = status };
 }
 
+static void ended(struct agt_children *cs, pid_t pid, int status)
+{
+	struct agt_child *c = find(cs, pid);
+	if (!c) {
+		reap_unknown(cs, pid, status);
+		return;
+	}
+	agt_child_forget(c);
+	agt_state_begin(cs->state);
+	c->fn(c->arg, status);
+	agt_state_end(cs->state);
+}
+
+void agt_children_inherit(struct agt_children *cs)
+{
+	struct agt_ends *e = cs->ends;
+	if (!e)
+		return;
+	for (uint32_t head = atomic_load(&e->head); head != atomic_load(&e->tail); head++) {
+		ended(cs, e->end[head % AGT_KEEP_ENDS].pid, e->end[head % AGT_KEEP_ENDS].status);
+		atomic_store(&e->head, head + 1); /* what it means is in the state by now */
+	}
+}
+
+/* What an end means is in the state before the process is reaped: if the agent dies in between, the
+ * keeper reaps it and the next agent is told. */
 static void on_sigchld(uv_signal_t *h, int signo)
 {
 	struct agt_children *cs = h->data;
+	siginfo_t si = { 0 };
 	(void)signo;
-	for (;;) {
-		int status;
-		pid_t pid = waitpid(-1, &status, WNOHANG);
-		if (pid <= 0)
-			return;
-		struct agt_child *c = find(cs, pid);
-		if (!c) {
-			reap_unknown(cs, pid, status);
-			continue;
-		}
-		agt_child_forget(c);
-		c->fn(c->arg, status);
+	while (waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) == 0 && si.si_pid > 0) {
+		pid_t pid = si.si_pid;
+		ended(cs, pid, agt_wait_status(&si));
+		(void)waitpid(pid, NULL, WNOHANG); /* it has ended: this is the reaping */
+		si.si_pid = 0;
 	}
+	agt_children_inherit(cs);
 }
 
 int agt_children_init(struct agt_children *cs, uv_loop_t *loop)
 {
-	*cs = (struct agt_children){ 0 };
+	*cs = (struct agt_children){ .ends = cs->ends, .state = cs->state };
 	hf_list_init(&cs->list);
 	if (getrlimit(RLIMIT_NOFILE, &cs->nofile) == 0) {
 		struct rlimit all = { .rlim_cur = cs->nofile.rlim_max,
@@ -122,6 +147,8 @@ static void child_exec(const struct agt_spawn *s, const struct rlimit *nofile, c
 			goto fail;
 	if (s->cwd && chdir(s->cwd) < 0)
 		goto fail;
+	if (s->dies_with_agent)
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* cannot fail for a signal */
 	int adj = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 	ssize_t given_up = write(adj, "0", 1);  /* the agent's protection is not its children's */
 	(void)given_up;                         /* an agent that has none cannot give it up */

@@ -21,6 +21,8 @@
 
 #define AGT_EXITS_MAX 1024 /* remembered exits of unknown pids */
 
+struct agt_ends;
+struct agt_state;
 struct agt_child;
 typedef void agt_child_fn(void *arg, int status); /* status of waitpid(2) */
 
@@ -40,7 +42,9 @@ struct agt_children {
 		pid_t pid;
 		int status;
 	} exits[AGT_EXITS_MAX];
-	uint64_t orphans;     /* reaped on behalf of nobody */
+	struct agt_ends *ends;   /* how children of an agent before this one end; may be NULL */
+	struct agt_state *state; /* what one end changes is one batch */
+	uint64_t orphans;        /* reaped on behalf of nobody */
 	struct rlimit nofile; /* what children get: the agent's own is raised to its hard limit */
 };
 
@@ -49,10 +53,14 @@ struct agt_spawn {
 	const char *const *env; /* NULL: the agent's own */
 	const char *cwd;        /* NULL: the agent's own */
 	int fd[3];              /* become 0, 1, 2; -1: /dev/null */
-	int console; /* >= 0: a terminal: new session, controlling terminal and 0, 1, 2 */
+	int console;          /* >= 0: a terminal: new session, controlling terminal and 0, 1, 2 */
+	bool dies_with_agent; /* killed when the agent dies; else it goes on */
 };
 
 int agt_children_init(struct agt_children *cs, uv_loop_t *loop);
+
+/* Handles the ends that the keeper has noted. */
+void agt_children_inherit(struct agt_children *cs);
 
 /* Starts a program, found by PATH, and watches it. Descriptors stay the caller's. */
 int agt_child_spawn(struct agt_children *cs, const struct agt_spawn *s, struct agt_child *c,

@@ -100,7 +100,10 @@ static void start(void *arg)
 		return;
 	}
 	const struct agt_spawn s = {
-		.argv = (const char *const *)h->argv, .fd = { -1, fds[1], fds[1] }, .console = -1
+		.argv = (const char *const *)h->argv,
+		.fd = { -1, fds[1], fds[1] },
+		.console = -1,
+		.dies_with_agent = true,
 	};
 	int r = agt_child_spawn(&h->a->children, &s, &h->child, &err);
 	(void)close(fds[1]);

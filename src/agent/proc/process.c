@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "process.h"
 #include "agent/agent.h"
+#include "agent/keep/restore.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "bridge/protocol.h"
@@ -36,7 +37,10 @@ static void forget_old(struct agt *a)
 static void on_drained(void *arg)
 {
 	struct agt_process *p = arg;
+	struct agt *a = p->a;
+	agt_state_begin(&a->state); /* the exit, and that it was told */
 	p->state = AGT_PROCESS_EXITED;
+	agt_process_put(p);
 	while (!hf_list_empty(&p->waits)) {
 		struct agt_request *rq = HF_CONTAINER_OF(p->waits.next, struct agt_request, wait);
 		hf_list_remove(&rq->wait);
@@ -44,7 +48,16 @@ static void on_drained(void *arg)
 	}
 	if (p->init)
 		agt_container_exited(p->container);
-	forget_old(p->a); /* may free p */
+	forget_old(a); /* may free p */
+	agt_state_end(&a->state);
+}
+
+static void drain(struct agt_process *p)
+{
+	if (p->stdio)
+		agt_stdio_exited(p->stdio, on_drained, p);
+	else
+		on_drained(p);
 }
 
 static void on_exit_status(void *arg, int status)
@@ -54,12 +67,10 @@ static void on_exit_status(void *arg, int status)
 	p->state = AGT_PROCESS_DRAINING;
 	fd_closep(&p->pidfd);
 	hf_debug("process %d: exit code %u", (int)p->pid, p->exit_code);
+	agt_process_put(p);
 	if (p->init)
 		agt_container_init_gone(p->container);
-	if (p->stdio)
-		agt_stdio_exited(p->stdio, on_drained, p);
-	else
-		on_drained(p);
+	drain(p);
 }
 
 struct agt_process *agt_process_new(
@@ -73,6 +84,7 @@ struct agt_process *agt_process_new(
 	p->console = console;
 	p->child.fn = on_exit_status;
 	p->child.arg = p;
+	p->serial = ++a->state.serial;
 	hf_list_init(&p->waits);
 	hf_list_append(&a->processes, &p->link);
 	a->n_processes++;
@@ -84,6 +96,81 @@ static void began(struct agt_process *p, pid_t pid)
 {
 	p->pid = pid;
 	p->pidfd = (int)syscall(SYS_pidfd_open, pid, 0u);
+	agt_process_put(p);
+}
+
+void agt_process_put(struct agt_process *p)
+{
+	if (!agt_state_kept(&p->a->state))
+		return;
+	agt_state_put_n(&p->a->state, "process", p->serial,
+		json_pack("{s:i, s:s*, s:b, s:i, s:I, s:i}", "pid", (int)p->pid, "container",
+			p->container ? p->container->id : NULL, "init", (int)p->init, "state",
+			(int)p->state, "code", (json_int_t)p->exit_code, "console", p->console));
+}
+
+static void restore(struct agt_heir *h, uint64_t serial, json_t *o)
+{
+	struct agt *a = h->a;
+	struct agt_fields f = { .obj = o, .prefix = "process." };
+	const char *id = agt_field_string(&f, "container", NULL);
+	bool init = agt_field_bool(&f, "init", false);
+	pid_t pid = (pid_t)agt_field_int(&f, "pid", 1, INT32_MAX, 0);
+	uint64_t state = agt_field_uint(&f, "state", AGT_PROCESS_EXITED, 0);
+	uint32_t code = (uint32_t)agt_field_uint(&f, "code", UINT32_MAX, 0);
+	struct agt_container *c = id ? agt_container_find(a, id) : NULL;
+	int console = agt_heir_fd(h, agt_field(&f, "console"), AGT_HEIR_TERMINAL);
+	if (f.err.code != 0 || pid == 0 || (id && !c) || (init && (!c || c->init)))
+		agt_heir_refuse(h, f.err.code ? f.err.text : "process");
+	struct agt_process *p = agt_process_new(a, c, init, NULL, console);
+	bool waits = init && c->state == AGT_CONTAINER_CREATED && !c->starting; /* no streams yet */
+	if (p && !waits)
+		p->stdio = agt_stdio_inherited(a);
+	if (!p || (!waits && !p->stdio))
+		agt_heir_refuse(h, "more processes than there can be");
+	p->serial = serial;
+	p->pid = pid;
+	p->state = (enum agt_process_state)state;
+	p->exit_code = code;
+	if (init)
+		c->init = p;
+	if (p->state != AGT_PROCESS_RUNNING)
+		return;
+	agt_child_watch(&a->children, &p->child, pid);
+	/* If it has ended and the number is another's by now, the keeper's note of its end is read
+	 * after this. */
+	p->pidfd = (int)syscall(SYS_pidfd_open, pid, 0u);
+}
+
+void agt_processes_restore(struct agt_heir *h)
+{
+	uint64_t serial, last = h->a->state.serial;
+	for (json_t *v = agt_heir_first(h, "process", &serial); v; v = agt_heir_next(h, &serial))
+		restore(h, serial, v);
+	h->a->state.serial = last; /* those that were given out in between are none's */
+}
+
+void agt_processes_settle(struct agt *a)
+{
+	struct agt_process *all[AGT_PROCESSES_MAX];
+	size_t n = 0;
+	hf_list_for_each (l, &a->processes) {
+		struct agt_process *p = HF_CONTAINER_OF(l, struct agt_process, link);
+		if (p->state == AGT_PROCESS_DRAINING)
+			all[n++] = p;
+	}
+	while (n > 0)
+		drain(all[--n]); /* forgets exited ones only, and of these the oldest */
+}
+
+struct agt_process *agt_process_by_serial(struct agt *a, uint64_t serial)
+{
+	hf_list_for_each (l, &a->processes) {
+		struct agt_process *p = HF_CONTAINER_OF(l, struct agt_process, link);
+		if (p->serial == serial)
+			return p;
+	}
+	return NULL;
 }
 
 int agt_process_spawn(struct agt_process *p, const struct agt_spawn *s, struct hf_err *reterr)
@@ -116,6 +203,7 @@ void agt_process_free(struct agt_process *p)
 		agt_refuse(
 			rq, BRG_E_NOT_FOUND, "process %d: its container was deleted", (int)p->pid);
 	}
+	agt_state_put_n(&p->a->state, "process", p->serial, NULL);
 	agt_child_forget(&p->child);
 	agt_stdio_free(p->stdio);
 	fd_closep(&p->pidfd);

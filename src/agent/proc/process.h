@@ -21,6 +21,7 @@
 
 struct agt;
 struct agt_container;
+struct agt_heir;
 struct agt_request;
 
 enum agt_process_state { AGT_PROCESS_RUNNING, AGT_PROCESS_DRAINING, AGT_PROCESS_EXITED };
@@ -30,6 +31,7 @@ struct agt_process {
 	struct agt *a;
 	struct agt_container *container; /* NULL: external */
 	bool init;
+	uint64_t serial; /* its name in the state */
 	enum agt_process_state state;
 	pid_t pid;
 	int pidfd; /* RUNNING only; -1 when the kernel has none */
@@ -48,6 +50,16 @@ struct agt_process *agt_process_new(
  * have ended already. */
 int agt_process_spawn(struct agt_process *p, const struct agt_spawn *s, struct hf_err *reterr);
 void agt_process_adopt(struct agt_process *p, pid_t pid);
+
+/* Writes it into the state, as it is now. */
+void agt_process_put(struct agt_process *p);
+
+/* As the agent before this one left them. Settle: goes on with those that have ended. */
+void agt_processes_restore(struct agt_heir *h);
+void agt_processes_settle(struct agt *a);
+
+/* By the name in the state; NULL: it is forgotten already. */
+struct agt_process *agt_process_by_serial(struct agt *a, uint64_t serial);
 
 /* Takes it out of the table; pending waits are refused. Accepts NULL. */
 void agt_process_free(struct agt_process *p);

@@ -135,8 +135,10 @@ static void give_network(struct create *cr)
 				       : agt_netns_find(c->a, cr->facts.netns);
 	pid_t pid = cr->facts.host_network ? getpid() : c->init->pid;
 	c->busy++;
-	if (ns)
+	if (ns) {
 		ns->user = c;
+		agt_netns_put(c->a, ns);
+	}
 	if (!ns || agt_netns_bring_up(c->a, ns, 0, pid, on_network, cr, &err) < 0)
 		on_network(cr, &err);
 }
@@ -161,6 +163,7 @@ static void on_created(void *arg, const struct agt_run_result *result)
 	memcpy(c->local, cr->local.ours, sizeof(c->local));
 	c->state = AGT_CONTAINER_CREATED;
 	c->cgroup = agt_cgroup_of(result->pid);
+	agt_container_put(c);
 	agt_oom_watch(c);
 	hf_info("container %s: created, pid %d", c->id, (int)result->pid);
 	agt_process_adopt(c->init, result->pid);
@@ -288,6 +291,9 @@ static void create(struct agt_request *rq, const struct message *m)
 			AGT_CONTAINERS_MAX);
 		return;
 	}
+	cr->c->request = rq->id;
+	agt_container_put(cr->c);
+	agt_container_put_spec(cr->c);
 	const struct agt_work work = {
 		.what = "Create", .fn = make_files, .done = on_files, .arg = cr
 	};
@@ -362,7 +368,9 @@ static void on_removed(void *arg, const struct hf_err *err)
 	hf_info("container %s: deleted%s%s", d->c->id, d->failed ? ", but " : "", d->text);
 	agt_container_exited(d->c); /* a container that never started notifies now */
 	agt_container_free(d->c);
-	if (d->failed)
+	if (!rq)
+		; /* begun by an agent before this one for a host that has gone */
+	else if (d->failed)
 		agt_refuse(rq, BRG_E_FAIL, "container %s: deleted, but %s", rq->container, d->text);
 	else
 		agt_answer(rq, NULL);
@@ -382,6 +390,51 @@ static void on_deleted(void *arg, const struct agt_run_result *result)
 	};
 	if (agt_work_start(d->c->a, &work, &err) < 0)
 		on_removed(d, &err);
+}
+
+static int begin_deletion(
+	struct agt_container *c, struct agt_request *rq, const char *why, struct hf_err *reterr)
+{
+	struct deletion *d = calloc(1, sizeof(*d));
+	struct agt_run run = { .args = { "delete", "--force" }, .id = c->id, .fd = { -1, -1, -1 } };
+	int r = d ? agt_runtime_run(c->a, &run, on_deleted, d, reterr)
+		  : hf_err_set(reterr, -ENOMEM, "no memory");
+	if (r < 0) {
+		free(d);
+		return r;
+	}
+	*d = (struct deletion){ .rq = rq, .c = c, .failed = why != NULL };
+	(void)snprintf(d->text, sizeof(d->text), "%s", why ? why : "");
+	c->state = AGT_CONTAINER_DELETING;
+	c->request = rq ? rq->id : 0;
+	agt_container_put(c);
+	return 0;
+}
+
+/* Goes on with what was under way with a container. */
+static void resume(struct agt_container *c)
+{
+	struct hf_err err = { 0 };
+	const char *why = NULL;
+	if (c->state == AGT_CONTAINER_CREATING) {
+		c->notified = true; /* it never was */
+		why = "the agent was started again while it was created";
+	}
+	if (why || c->state == AGT_CONTAINER_DELETING) {
+		struct agt_request *rq = agt_session_begun(&c->a->session, c->request);
+		if (begin_deletion(c, rq, why, &err) < 0)
+			hf_error("container %s: stays: %s", c->id, err.text);
+		else if (rq)
+			rq->resumed = true;
+	} else if (c->starting) {
+		agt_rpc_start_again(c);
+	}
+}
+
+void agt_rpc_resume(struct agt *a)
+{
+	hf_list_for_each (l, &a->containers)
+		resume(HF_CONTAINER_OF(l, struct agt_container, link));
 }
 
 void agt_rpc_delete(struct agt_request *rq)
@@ -404,15 +457,6 @@ void agt_rpc_delete(struct agt_request *rq)
 			c->id, c->bundle);
 		return;
 	}
-	struct deletion *d = calloc(1, sizeof(*d));
-	struct agt_run run = { .args = { "delete", "--force" }, .id = c->id, .fd = { -1, -1, -1 } };
-	int r = d ? agt_runtime_run(rq->a, &run, on_deleted, d, &err)
-		  : hf_err_set(&err, -ENOMEM, "no memory");
-	if (r < 0) {
-		free(d);
+	if (begin_deletion(c, rq, NULL, &err) < 0)
 		agt_refuse(rq, BRG_E_FAIL, "container %s: %s", c->id, err.text);
-		return;
-	}
-	*d = (struct deletion){ .rq = rq, .c = c };
-	c->state = AGT_CONTAINER_DELETING;
 }

@@ -15,6 +15,7 @@
 #include "agent/proc/words.h"
 #include "agent/stdio/local.h"
 #include "base/hex.h"
+#include "base/log.h"
 #include "bridge/protocol.h"
 #include "handlers.h"
 #include <errno.h>
@@ -87,7 +88,9 @@ static int join(struct exec *e, struct agt_process *p)
 	e->stdio = NULL;
 	e->local.master = -1;
 	agt_local_close_theirs(&e->local);
-	return agt_stdio_attach(p->stdio, ours, e->tty, p->init);
+	if (p->pid > 0)
+		agt_process_put(p); /* otherwise it comes with the pid */
+	return agt_stdio_attach(p->stdio, p->serial, ours, e->tty, p->init);
 }
 
 static void start_external(struct exec *e)
@@ -126,14 +129,15 @@ static void start_external(struct exec *e)
 static void on_started(void *arg, const struct agt_run_result *result)
 {
 	struct exec *e = arg;
-	if (result->hresult != BRG_OK) {
-		fail(e, result->hresult, result->text);
-		return;
-	}
 	struct agt_container *c = e->c;
-	if (c->state == AGT_CONTAINER_CREATED)
+	c->starting = false;
+	if (result->hresult == BRG_OK && c->state == AGT_CONTAINER_CREATED)
 		c->state = AGT_CONTAINER_RUNNING;
-	answer_pid(e, c->init->pid);
+	agt_container_put(c);
+	if (result->hresult == BRG_OK)
+		answer_pid(e, c->init->pid);
+	else
+		fail(e, result->hresult, result->text);
 }
 
 /* The streams were made by Create; they are joined first, so that nothing waits for the start. */
@@ -146,16 +150,53 @@ static void start_init(struct exec *e)
 		fail(e, BRG_E_INVALID_STATE, "the container was started before");
 		return;
 	}
-	if (agt_runtime_run(e->a, &run, on_started, e, &err) < 0) {
-		fail(e, BRG_E_FAIL, err.text);
-		return;
-	}
 	e->tty = c->tty;
+	c->starting = true;
+	c->request = e->rq->id;
+	agt_state_begin(&e->a->state);
 	memcpy(e->local.ours, c->local, sizeof(c->local));
 	for (int i = 0; i < 3; i++)
 		c->local[i] = -1;
 	e->local.master = c->init->console;
 	(void)join(e, c->init); /* a stream that cannot be joined is closed: init notices */
+	agt_container_put(c);
+	agt_state_end(&e->a->state);
+	if (agt_runtime_run(e->a, &run, on_started, e, &err) < 0) {
+		c->starting = false;
+		agt_container_put(c);
+		fail(e, BRG_E_FAIL, err.text);
+	}
+}
+
+/* The runtime refuses to start what runs, or has ended: then the agent before this one had done it.
+ */
+static void on_started_again(void *arg, const struct agt_run_result *result)
+{
+	struct agt_container *c = arg;
+	struct agt_request *rq = agt_session_begun(&c->a->session, c->request);
+	hf_info("container %s: started%s%s", c->id, result->hresult ? " before: " : "",
+		result->text);
+	c->busy--;
+	c->starting = false;
+	if (c->state == AGT_CONTAINER_CREATED)
+		c->state = AGT_CONTAINER_RUNNING;
+	agt_container_put(c);
+	if (rq)
+		agt_answer(rq, json_pack("{s:i}", "ProcessId", (int)c->init->pid));
+}
+
+void agt_rpc_start_again(struct agt_container *c)
+{
+	struct hf_err err = { 0 };
+	struct agt_run run = { .args = { "start" }, .id = c->id, .fd = { -1, -1, -1 } };
+	struct agt_request *rq = agt_session_begun(&c->a->session, c->request);
+	if (!c->init || agt_runtime_run(c->a, &run, on_started_again, c, &err) < 0) {
+		hf_error("container %s: cannot be started again: %s", c->id, err.text);
+		return; /* the request is refused */
+	}
+	c->busy++;
+	if (rq)
+		rq->resumed = true;
 }
 
 static void on_executed(void *arg, const struct agt_run_result *result)

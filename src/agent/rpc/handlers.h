@@ -5,6 +5,8 @@
 
 #include <jansson.h>
 
+struct agt;
+struct agt_container;
 struct agt_request;
 
 void agt_rpc_negotiate(struct agt_request *rq);
@@ -19,6 +21,10 @@ void agt_rpc_properties(struct agt_request *rq);
 void agt_rpc_modify(struct agt_request *rq);
 void agt_rpc_dump(struct agt_request *rq);
 void agt_rpc_delete(struct agt_request *rq);
+
+/* Goes on with the creations, starts and deletions that an agent before this one had begun. */
+void agt_rpc_resume(struct agt *a);
+void agt_rpc_start_again(struct agt_container *c);
 
 /* ModifySettings of a Network: answers the request. */
 void agt_network_modify(struct agt_request *rq, json_t *settings, const char *kind);

@@ -47,6 +47,8 @@ static void note_exit_type(const struct agt_process *p, int signo)
 		p->container->exit_type = "GracefulExit";
 	if (p->init && signo == SIGKILL)
 		p->container->exit_type = "ForcedExit";
+	if (p->init)
+		agt_container_put(p->container);
 }
 
 void agt_rpc_signal(struct agt_request *rq)

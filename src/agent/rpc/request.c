@@ -18,20 +18,21 @@ static const struct {
 	uint32_t type;
 	const char *name;
 	handler_fn *handler;
+	bool changes;
 } routes[] = {
-	{ BRG_CREATE, "Create", agt_rpc_create },
-	{ BRG_START, "Start", agt_rpc_start },
-	{ BRG_SHUTDOWN_GRACEFUL, "ShutdownGraceful", agt_rpc_shutdown },
-	{ BRG_SHUTDOWN_FORCED, "ShutdownForced", agt_rpc_shutdown },
-	{ BRG_EXECUTE_PROCESS, "ExecuteProcess", agt_rpc_execute },
-	{ BRG_WAIT_FOR_PROCESS, "WaitForProcess", agt_rpc_wait },
-	{ BRG_SIGNAL_PROCESS, "SignalProcess", agt_rpc_signal },
-	{ BRG_RESIZE_CONSOLE, "ResizeConsole", agt_rpc_resize },
-	{ BRG_GET_PROPERTIES, "GetProperties", agt_rpc_properties },
-	{ BRG_MODIFY_SETTINGS, "ModifySettings", agt_rpc_modify },
-	{ BRG_NEGOTIATE, "NegotiateProtocol", agt_rpc_negotiate },
-	{ BRG_DUMP_STACKS, "DumpStacks", agt_rpc_dump },
-	{ BRG_DELETE_STATE, "DeleteContainerState", agt_rpc_delete },
+	{ BRG_CREATE, "Create", agt_rpc_create, true },
+	{ BRG_START, "Start", agt_rpc_start, false },
+	{ BRG_SHUTDOWN_GRACEFUL, "ShutdownGraceful", agt_rpc_shutdown, true },
+	{ BRG_SHUTDOWN_FORCED, "ShutdownForced", agt_rpc_shutdown, true },
+	{ BRG_EXECUTE_PROCESS, "ExecuteProcess", agt_rpc_execute, true },
+	{ BRG_WAIT_FOR_PROCESS, "WaitForProcess", agt_rpc_wait, false },
+	{ BRG_SIGNAL_PROCESS, "SignalProcess", agt_rpc_signal, true },
+	{ BRG_RESIZE_CONSOLE, "ResizeConsole", agt_rpc_resize, false },
+	{ BRG_GET_PROPERTIES, "GetProperties", agt_rpc_properties, false },
+	{ BRG_MODIFY_SETTINGS, "ModifySettings", agt_rpc_modify, true },
+	{ BRG_NEGOTIATE, "NegotiateProtocol", agt_rpc_negotiate, false },
+	{ BRG_DUMP_STACKS, "DumpStacks", agt_rpc_dump, false },
+	{ BRG_DELETE_STATE, "DeleteContainerState", agt_rpc_delete, true },
 };
 
 static ssize_t route_of(uint32_t type)
@@ -46,6 +47,12 @@ const char *agt_request_name(uint32_t type)
 {
 	ssize_t i = route_of(type);
 	return i < 0 ? "unknown" : routes[i].name;
+}
+
+bool agt_request_changes(uint32_t type)
+{
+	ssize_t i = route_of(type);
+	return i >= 0 && routes[i].changes;
 }
 
 static void consume(struct agt_request *rq)

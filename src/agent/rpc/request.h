@@ -25,6 +25,7 @@ struct agt_request {
 	uint64_t id;
 	uint32_t type;
 	uint64_t epoch;    /* of the record; 0: answered on the spot, outside of any record */
+	bool resumed;      /* begun by the agent before this one, which goes on with it */
 	bool orphan;       /* a wait whose upstream host has gone (session.h) */
 	uint64_t began_us; /* for people: DumpStacks */
 	char activity[40]; /* a GUID, or "" */
@@ -44,6 +45,9 @@ void agt_refuse(struct agt_request *rq, int32_t hresult, const char *fmt, ...) H
 
 /* Refuses with the error that the fields have collected; false when there is none. */
 bool agt_refuse_fields(struct agt_request *rq, const struct agt_fields *f);
+
+/* Whether it changes anything: then it must not be carried out twice. */
+bool agt_request_changes(uint32_t type);
 
 /* The name of a request type, for logs; "unknown" when it is none. */
 const char *agt_request_name(uint32_t type);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "pump.h"
 #include "agent/agent.h"
+#include "agent/keep/restore.h"
 #include "agent/link/dial.h"
 #include "base/fd.h"
 #include "base/ring.h"
@@ -18,7 +19,8 @@ struct agt_pump {
 	bool redial;  /* a lost host is dialled again */
 	bool away;    /* it is being dialled: `to` is -1 meanwhile */
 	uint32_t port;
-	uint64_t give_up_us; /* 0: the process lives */
+	uint64_t serial, owner; /* in the state: this leg, and its process; 0: it is not there */
+	uint64_t give_up_us;    /* 0: the process lives */
 	struct agt_dial *dial;
 	struct brg_reconnect policy;
 	struct agt_watch *watch_from, *watch_to;
@@ -32,13 +34,29 @@ void agt_pump_disown(struct agt_pump *p)
 	p->set = NULL;
 }
 
+static void put(const struct agt_pump *p)
+{
+	agt_state_put_n(&p->a->state, "pump", p->serial,
+		json_pack("{s:I, s:i, s:I, s:i, s:b}", "process", (json_int_t)p->owner, "leg",
+			p->leg, "port", (json_int_t)p->port, "local", p->from, "tty", (int)p->tty));
+}
+
+static void close_from(struct agt_pump *p)
+{
+	if (p->serial)
+		agt_state_put_n(&p->a->state, "pump", p->serial, NULL);
+	p->serial = 0;
+	agt_watch_free(p->watch_from);
+	p->watch_from = NULL;
+	fd_closep(&p->from);
+}
+
 void agt_pump_stop(struct agt_pump *p)
 {
-	agt_watch_free(p->watch_from);
+	close_from(p);
 	agt_watch_free(p->watch_to);
 	agt_timer_free(p->timer);
 	agt_dial_cancel(p->dial);
-	fd_closep(&p->from);
 	fd_closep(&p->to);
 	p->a->n_streams--;
 	free(p);
@@ -131,11 +149,8 @@ static ssize_t give(struct agt_pump *p)
 static void step(struct agt_pump *p)
 {
 	ssize_t got = take(p);
-	if (got < 0) { /* the end, or a broken sender: what was read still goes through */
-		agt_watch_free(p->watch_from);
-		p->watch_from = NULL;
-		fd_closep(&p->from);
-	}
+	if (got < 0) /* the end, or a broken sender: what was read still goes through */
+		close_from(p);
 	if (give(p) < 0) {
 		if (!p->redial) {
 			over(p);
@@ -215,8 +230,10 @@ int agt_pump_new(struct agt *a, const struct agt_pump_config *config, struct agt
 	a->n_streams++;
 	p->from = in ? remote : local;
 	p->to = in ? local : remote;
-	p->redial = config->redial && !in && remote >= 0;
+	p->redial = config->redial && !in && (remote >= 0 || config->inherited);
+	p->away = config->inherited;
 	p->port = config->port;
+	p->owner = config->owner;
 	brg_reconnect_init(&p->policy, a->flags->reconnect_us, 0);
 	hf_ring_init(&p->ring, p->mem, sizeof(p->mem));
 	p->timer = agt_timer_new(&a->loop, on_timeout, p);
@@ -228,6 +245,45 @@ int agt_pump_new(struct agt *a, const struct agt_pump_config *config, struct agt
 		return r;
 	}
 	agt_watch_set(p->watch_from, UV_READABLE);
+	if (p->redial) {
+		p->serial = ++a->state.serial;
+		put(p);
+	}
+	if (p->away)
+		agt_timer_set(p->timer, 0);
 	*ret = p;
 	return 0;
+}
+
+static void restore(struct agt_heir *h, json_t *o)
+{
+	struct agt_fields f = { .obj = o, .prefix = "pump." };
+	struct agt_pump *p = NULL;
+	struct agt_process *owner =
+		agt_process_by_serial(h->a, agt_field_uint(&f, "process", INT64_MAX, 0));
+	struct agt_pump_config config = {
+		.leg = (int)agt_field_uint(&f, "leg", AGT_ERR, AGT_OUT),
+		.remote = -1,
+		.tty = agt_field_bool(&f, "tty", false),
+		.redial = true,
+		.inherited = true,
+		.port = (uint32_t)agt_field_uint(&f, "port", UINT32_MAX, 0),
+	};
+	config.local = agt_heir_fd(
+		h, agt_field(&f, "local"), config.tty ? AGT_HEIR_TERMINAL : AGT_HEIR_PIPE);
+	config.set = owner ? owner->stdio : NULL;
+	config.owner = owner ? owner->serial : 0;
+	if (f.err.code != 0 || config.local < 0 || agt_pump_new(h->a, &config, &p) < 0)
+		agt_heir_refuse(h, "pump");
+	if (config.set)
+		agt_stdio_inherit(owner->stdio, config.leg, p, NULL);
+}
+
+void agt_pump_restore(struct agt_heir *h)
+{
+	uint64_t serial;
+	for (json_t *v = agt_heir_first(h, "pump", &serial); v; v = agt_heir_next(h, &serial)) {
+		agt_state_put_n(&h->a->state, "pump", serial, NULL);
+		restore(h, v); /* under another name */
+	}
 }

@@ -20,6 +20,7 @@
 #define AGT_PUMP_SIZE     (32u << 10)
 #define AGT_PUMP_CLOSE_MS 5000
 
+struct agt_heir;
 struct agt_pump;
 
 struct agt_pump_config {
@@ -27,9 +28,14 @@ struct agt_pump_config {
 	int leg;
 	int local, remote; /* taken in any case; remote -1: output is discarded */
 	bool tty;
-	bool redial; /* output only */
+	bool redial;    /* output only */
+	bool inherited; /* the host is dialled first: remote is -1 */
 	uint32_t port;
+	uint64_t owner; /* the process's name in the state */
 };
+
+/* Those of the agent before this one whose host is dialled again. */
+void agt_pump_restore(struct agt_heir *h);
 
 int agt_pump_new(struct agt *a, const struct agt_pump_config *config, struct agt_pump **ret);
 void agt_pump_exited(struct agt_pump *p); /* the process is gone */

@@ -1,26 +1,46 @@
 /* SPDX-License-Identifier: MIT */
 #include "resume.h"
 #include "agent/agent.h"
+#include "agent/keep/restore.h"
 #include "agent/link/dial.h"
 #include "base/fd.h"
+#include "base/hex.h"
 #include "base/log.h"
 #include "bridge/reconnect.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #define IO_BATCH (64u << 10) /* bytes read from a connection at a time */
+
+/* In front of the ring: what outlives the agent. The ring is never quite full, so that its two ends
+ * tell how much it holds. */
+struct window {
+	uint64_t base;  /* output: offset of the oldest byte in the ring */
+	int64_t pos;    /* output: where the next byte goes, in the file; kept by the kernel */
+	uint64_t taken; /* input: the process has the bytes before this offset */
+	uint32_t open;  /* the local descriptor is */
+	uint32_t ended; /* output: nothing follows; input: the process has been told the end */
+};
+
+#define WINDOW_HEAD 4096u
+#define WINDOW_SIZE (WINDOW_HEAD + AGT_WINDOW)
 
 struct agt_resume {
 	struct hf_list link; /* of all resumable legs */
 	struct agt *a;
 	struct agt_stdio *set; /* NULL: gone */
+	uint64_t serial;       /* its name in the state; 0: not there yet */
 	int leg;
 	uint32_t port;
 	struct rs rs;
-	void *window; /* AGT_WINDOW bytes, mapped */
+	struct window *window; /* WINDOW_SIZE bytes, mapped */
+	int window_fd;
 
 	int local; /* -1: not attached yet, or closed */
+	bool tty;
 	struct agt_watch *watch_local;
 	int conn;
 	struct agt_watch *watch_conn;
@@ -35,6 +55,7 @@ static void close_local(struct agt_resume *p)
 {
 	agt_watch_free(p->watch_local);
 	p->watch_local = NULL;
+	p->window->open = 0; /* before its number is another's */
 	fd_closep(&p->local);
 }
 
@@ -52,12 +73,16 @@ void agt_resume_disown(struct agt_resume *p)
 
 void agt_resume_stop(struct agt_resume *p)
 {
-	close_local(p);
+	if (p->serial)
+		agt_state_put_n(&p->a->state, "leg", p->serial, NULL);
+	if (p->window)
+		close_local(p);
 	close_conn(p);
 	agt_dial_cancel(p->dial);
 	agt_timer_free(p->redial);
 	if (p->window)
-		(void)munmap(p->window, AGT_WINDOW); /* cannot fail for what mmap gave */
+		(void)munmap(p->window, WINDOW_SIZE); /* cannot fail for what mmap gave */
+	fd_closep(&p->window_fd);
 	hf_list_remove(&p->link);
 	p->a->n_streams--;
 	free(p);
@@ -153,17 +178,33 @@ static int conn_write(struct agt_resume *p)
 	return 0;
 }
 
+/* From the pipe into the window, without a moment at which a byte is in neither. A terminal cannot
+ * be spliced into a file; it is read. */
+static ssize_t fill(struct agt_resume *p, void *at, size_t n)
+{
+	struct window *w = p->window;
+	w->pos = (uint8_t *)at -
+		 (uint8_t *)w; /* the same place, or the ring's beginning for its end */
+	if (!p->tty)
+		return splice(p->local, NULL, p->window_fd, &w->pos, n, SPLICE_F_NONBLOCK);
+	ssize_t k = read(p->local, at, n);
+	w->pos += HF_MAX(k, 0);
+	return k;
+}
+
 /* Process -> window. */
 static void local_read(struct agt_resume *p)
 {
 	struct iovec iov[2];
-	int k = rs_write_iov(&p->rs, iov);
-	if (p->local < 0 || k == 0)
+	size_t room = rs_room(&p->rs);
+	if (p->local < 0 || room < 2 || rs_write_iov(&p->rs, iov) == 0)
 		return;
-	ssize_t n = readv(p->local, iov, k);
+	p->window->base = rs_tx_acked(&p->rs);
+	ssize_t n = fill(p, iov[0].iov_base, HF_MIN(iov[0].iov_len, room - 1));
 	if (n > 0) {
 		rs_wrote(&p->rs, (size_t)n);
 	} else if (n == 0 || errno != EAGAIN) { /* the end; EIO when it is a terminal's */
+		p->window->ended = 1;
 		close_local(p);
 		rs_end(&p->rs);
 	}
@@ -178,12 +219,14 @@ static void local_write(struct agt_resume *p)
 		ssize_t n = writev(p->local, iov, k);
 		if (n > 0) {
 			rs_take(&p->rs, (size_t)n);
+			p->window->taken = rs_rx_taken(&p->rs);
 		} else if (errno != EAGAIN) {
 			close_local(p);
 			rs_reset(&p->rs, EPIPE); /* it has closed its input: the host is told */
 		}
 	}
 	if (p->local >= 0 && rs_readable_end(&p->rs)) {
+		p->window->ended = 1;
 		close_local(p);
 		rs_take_end(&p->rs);
 	}
@@ -197,7 +240,7 @@ static void want(struct agt_resume *p)
 	if (p->local >= 0 && in)
 		agt_watch_set(p->watch_local, rs_read(&p->rs, iov) > 0 ? UV_WRITABLE : 0);
 	if (p->local >= 0 && !in)
-		agt_watch_set(p->watch_local, rs_room(&p->rs) > 0 ? UV_READABLE : 0);
+		agt_watch_set(p->watch_local, rs_room(&p->rs) > 1 ? UV_READABLE : 0);
 	if (p->conn >= 0)
 		agt_watch_set(p->watch_conn,
 			UV_READABLE | (rs_output(&p->rs, iov) > 0 ? UV_WRITABLE : 0));
@@ -236,15 +279,37 @@ static void on_local(void *arg, int events)
 	step(p);
 }
 
-int agt_resume_attach(struct agt_resume *p, int local)
+static void put(struct agt_resume *p, uint64_t owner)
+{
+	char token[2 * RS_TOKEN_SIZE + 1];
+	hex_encode(p->rs.token, RS_TOKEN_SIZE, token);
+	if (!p->serial)
+		p->serial = ++p->a->state.serial;
+	agt_state_put_n(&p->a->state, "leg", p->serial,
+		json_pack("{s:I, s:i, s:I, s:s, s:i, s:i, s:b}", "process", (json_int_t)owner,
+			"leg", p->leg, "port", (json_int_t)p->port, "token", token, "window",
+			p->window_fd, "local", p->local, "tty", (int)p->tty));
+}
+
+/* Joins the local descriptor, or ends the stream. */
+static void join(struct agt_resume *p, int local)
 {
 	int r = local < 0 ? -ENOENT
 			  : agt_watch_new(&p->a->loop, local, on_local, p, &p->watch_local);
 	p->local = local;
+	p->window->open = r == 0;
 	if (r < 0) {
+		p->window->ended = 1;
 		close_local(p);
 		rs_end(&p->rs); /* an empty stream */
 	}
+}
+
+int agt_resume_attach(struct agt_resume *p, uint64_t owner, int local, bool tty)
+{
+	p->tty = tty;
+	join(p, local);
+	put(p, owner);
 	step(p);
 	return 0;
 }
@@ -259,39 +324,115 @@ void agt_resume_exited(struct agt_resume *p)
 	step(p);
 }
 
-int agt_resume_new(struct agt *a, struct agt_stdio *set, int leg, uint32_t port,
+/* A window of its own, or one that an agent before this one had (window_fd >= 0). */
+static int open_window(struct agt_resume *p)
+{
+	bool inherited = p->window_fd >= 0;
+	if (!inherited) {
+		p->window_fd = memfd_create("window", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+		if (p->window_fd < 0 || ftruncate(p->window_fd, WINDOW_SIZE) < 0 ||
+			fcntl(p->window_fd, F_ADD_SEALS,
+				F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)
+			return -errno;
+	}
+	struct stat st;
+	if (fstat(p->window_fd, &st) < 0 || st.st_size != WINDOW_SIZE)
+		return -EBADMSG;
+	void *m = mmap(NULL, WINDOW_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, p->window_fd, 0);
+	if (m == MAP_FAILED)
+		return -errno;
+	p->window = m;
+	if (!inherited)
+		p->window->pos = WINDOW_HEAD;
+	return 0;
+}
+
+/* The stream where its window stands: at the beginning, when that is new. */
+static int open_stream(struct agt_resume *p, const uint8_t token[RS_TOKEN_SIZE])
+{
+	const struct window *w = p->window;
+	bool in = p->leg == AGT_IN;
+	uint8_t *ring = (uint8_t *)p->window + WINDOW_HEAD;
+	struct rs_config config = {
+		.dials = true,
+		.tx_buf = in ? NULL : ring,
+		.tx_cap = in ? 0 : AGT_WINDOW,
+		.rx_buf = in ? ring : NULL,
+		.rx_cap = in ? AGT_WINDOW : 0,
+		.rx_start = w->taken,
+		.rx_end_taken = in && w->ended,
+		.tx_start = w->base,
+		.tx_kept = in ? 0 : ((uint64_t)w->pos - WINDOW_HEAD - w->base) % AGT_WINDOW,
+		.tx_ended = !in && w->ended,
+	};
+	memcpy(config.token, token, sizeof(config.token));
+	return rs_init(&p->rs, &config);
+}
+
+static int new_resume(struct agt *a, int leg, uint32_t port, int window_fd,
 	const uint8_t token[RS_TOKEN_SIZE], struct agt_resume **ret)
 {
 	struct agt_resume *p = calloc(1, sizeof(*p));
 	if (!p)
 		return -ENOMEM;
 	*p = (struct agt_resume){
-		.a = a, .set = set, .leg = leg, .port = port, .local = -1, .conn = -1
+		.a = a, .leg = leg, .port = port, .window_fd = window_fd, .local = -1, .conn = -1
 	};
 	hf_list_append(&a->resumables, &p->link);
 	a->n_streams++;
 	brg_reconnect_init(&p->policy, a->flags->reconnect_us, 0);
 	p->redial = agt_timer_new(&a->loop, dial_now, p);
-	p->window =
-		mmap(NULL, AGT_WINDOW, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (p->window == MAP_FAILED)
-		p->window = NULL;
-	if (!p->redial || !p->window) {
+	int r = p->redial ? open_window(p) : -ENOMEM;
+	if (r == 0)
+		r = open_stream(p, token);
+	if (r < 0) {
 		agt_resume_stop(p);
-		return -ENOMEM;
+		return r;
 	}
-	bool in = leg == AGT_IN;
-	struct rs_config config = {
-		.dials = true,
-		.tx_buf = in ? NULL : p->window,
-		.tx_cap = in ? 0 : AGT_WINDOW,
-		.rx_buf = in ? p->window : NULL,
-		.rx_cap = in ? AGT_WINDOW : 0,
-	};
-	memcpy(config.token, token, sizeof(config.token));
-	int r = rs_init(&p->rs, &config);
-	hf_assert(r == 0); /* the sizes are constants */
 	agt_timer_set(p->redial, 0);
 	*ret = p;
 	return 0;
+}
+
+int agt_resume_new(struct agt *a, struct agt_stdio *set, int leg, uint32_t port,
+	const uint8_t token[RS_TOKEN_SIZE], struct agt_resume **ret)
+{
+	int r = new_resume(a, leg, port, -1, token, ret);
+	if (r == 0)
+		(*ret)->set = set;
+	return r;
+}
+
+static void restore(struct agt_heir *h, uint64_t serial, json_t *o)
+{
+	uint8_t token[RS_TOKEN_SIZE];
+	struct agt_resume *p = NULL;
+	struct agt_fields f = { .obj = o, .prefix = "leg." };
+	struct agt_process *owner =
+		agt_process_by_serial(h->a, agt_field_uint(&f, "process", INT64_MAX, 0));
+	int leg = (int)agt_field_uint(&f, "leg", AGT_ERR, 0);
+	uint32_t port = (uint32_t)agt_field_uint(&f, "port", UINT32_MAX, 0);
+	const char *hex = agt_field_string(&f, "token", "");
+	bool tty = agt_field_bool(&f, "tty", false);
+	int window_fd = agt_heir_fd(h, agt_field(&f, "window"), AGT_HEIR_WINDOW);
+	if (f.err.code != 0 || window_fd < 0 || hex_decode(hex, token, sizeof(token)) < 0 ||
+		new_resume(h->a, leg, port, window_fd, token, &p) < 0)
+		agt_heir_refuse(h, f.err.code ? f.err.text : "leg");
+	p->serial = serial;
+	p->tty = tty;
+	p->set = owner ? owner->stdio : NULL;
+	if (p->set)
+		agt_stdio_inherit(p->set, leg, NULL, p);
+	if (p->window->open)
+		join(p, agt_heir_fd(h, agt_field(&f, "local"),
+				tty ? AGT_HEIR_TERMINAL : AGT_HEIR_PIPE));
+	else if (leg == AGT_IN && !p->window->ended)
+		rs_reset(&p->rs, owner && owner->state == AGT_PROCESS_RUNNING ? EPIPE : 0);
+}
+
+void agt_resume_restore(struct agt_heir *h)
+{
+	uint64_t serial;
+	for (json_t *v = agt_heir_first(h, "leg", &serial); v; v = agt_heir_next(h, &serial))
+		restore(h, serial, v);
 }

@@ -106,7 +106,28 @@ struct agt_stdio *agt_stdio_dial(
 	return s;
 }
 
-int agt_stdio_attach(struct agt_stdio *s, const int local[3], bool tty, bool redial)
+struct agt_stdio *agt_stdio_inherited(struct agt *a)
+{
+	struct agt_stdio *s = calloc(1, sizeof(*s));
+	if (!s)
+		return NULL;
+	*s = (struct agt_stdio){ .a = a, .remote = { -1, -1, -1 }, .attached = true };
+	s->timer = agt_timer_new(&a->loop, on_timer, s);
+	if (!s->timer) {
+		free(s);
+		return NULL;
+	}
+	return s;
+}
+
+void agt_stdio_inherit(
+	struct agt_stdio *s, int leg, struct agt_pump *pump, struct agt_resume *resume)
+{
+	s->pump[leg] = pump;
+	s->resume[leg] = resume;
+}
+
+int agt_stdio_attach(struct agt_stdio *s, uint64_t owner, const int local[3], bool tty, bool redial)
 {
 	int result = 0;
 	s->attached = true;
@@ -114,7 +135,7 @@ int agt_stdio_attach(struct agt_stdio *s, const int local[3], bool tty, bool red
 		int fd = local[i], r = 0;
 		if (s->spec.leg[i].want && s->spec.leg[i].resumable) {
 			if (s->resume[i])
-				r = agt_resume_attach(s->resume[i], fd);
+				r = agt_resume_attach(s->resume[i], owner, fd, tty);
 			else
 				fd_closep(&fd); /* the host has dropped the stream already */
 		} else if (fd >= 0 && (s->spec.leg[i].want || i != AGT_IN)) {
@@ -125,6 +146,7 @@ int agt_stdio_attach(struct agt_stdio *s, const int local[3], bool tty, bool red
 				.remote = fd_take(&s->remote[i]),
 				.tty = tty,
 				.redial = redial,
+				.owner = owner,
 				.port = s->spec.leg[i].port,
 			};
 			r = agt_pump_new(s->a, &config, &s->pump[i]);

@@ -24,6 +24,8 @@
 #define AGT_STREAMS_MAX     1024 /* legs, of all processes */
 
 struct agt;
+struct agt_pump;
+struct agt_resume;
 struct agt_stdio;
 
 enum { AGT_IN, AGT_OUT, AGT_ERR };
@@ -46,9 +48,17 @@ struct agt_stdio *agt_stdio_dial(
 	struct agt *a, const struct agt_stdio_spec *spec, agt_stdio_dialled_fn *fn, void *arg);
 
 /* Takes the descriptors; -1 for a stream that has none. Output that nobody wants is discarded.
+ * `owner`: the process's name in the state.
  * `tty`: the host sees a close instead of a half-close. `redial`: plain output survives the loss of
  * the host, as pump.h says. -errno: a stream is unusable, and closed. */
-int agt_stdio_attach(struct agt_stdio *s, const int local[3], bool tty, bool redial);
+int agt_stdio_attach(
+	struct agt_stdio *s, uint64_t owner, const int local[3], bool tty, bool redial);
+
+/* A set whose legs an agent before this one had attached: they are given to it one by one. NULL: no
+ * memory. */
+struct agt_stdio *agt_stdio_inherited(struct agt *a);
+void agt_stdio_inherit(
+	struct agt_stdio *s, int leg, struct agt_pump *pump, struct agt_resume *resume);
 
 /* The process has gone: `fn` comes once, now or later, when that may be reported. */
 void agt_stdio_exited(struct agt_stdio *s, agt_stdio_done_fn *fn, void *arg);

@@ -174,6 +174,23 @@ class World:
             [agent, "--transport", f"unix:{self.base}", "-state", os.path.join(folder, "state"),
              "-v4", "-loglevel", "trace", *flags], stdin=subprocess.DEVNULL, stderr=self.log)
 
+    def pid(self):
+        """The agent itself: the keeper's child."""
+        pids = []
+
+        def found():
+            with open(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children") as f:
+                pids[:] = [int(p) for p in f.read().split() if comm(int(p)) == "holdfast-agent"]
+            return pids
+        eventually("the keeper has an agent", found)
+        return pids[0]
+
+    def kill(self):
+        """SIGKILL, as it comes for want of memory. The keeper starts another."""
+        pid = self.pid()
+        os.kill(pid, signal.SIGKILL)
+        eventually("another agent", lambda: self.pid() != pid)
+
     def bridge(self, first_id=0):
         return Bridge(self.bridge_port.accept(), first_id)
 
@@ -194,6 +211,14 @@ class World:
             with open(os.path.join(self.folder, "agent.log"), "rb") as f:
                 print(f.read().decode(errors="replace")[-6000:])
         return status
+
+
+def comm(pid):
+    try:
+        with open(f"/proc/{pid}/comm") as f:
+            return f.read().strip()
+    except OSError:
+        return None
 
 
 def eventually(what, test, deadline=DEADLINE):
