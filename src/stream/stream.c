@@ -396,6 +396,32 @@ void rs_sent(struct rs *rs, size_t n)
 	rs->tx_next += n;
 }
 
+static bool ack_is_urgent(const struct rs *rs)
+{
+	uint64_t behind = rs->rx_taken - rs->rx_acked;
+	return rs->rx_end_acked != rs->rx_end_taken || (behind > 0 && behind >= rs->rx.cap / 4);
+}
+
+bool rs_urgent(const struct rs *rs)
+{
+	uint64_t end = rs_tx_end(rs);
+	if (!rs->attached)
+		return false;
+	if (!out_is_sent(rs))
+		return true;
+	if (!rs->hello_out)
+		return rs->dials || rs->hello_in;
+	if (!rs->hello_in || rs->bye_out || (rs->dials && rs->bye_in))
+		return false;
+	if (rs->state == RS_RESET || rs->state == RS_GAP || ack_is_urgent(rs))
+		return true;
+	if (rs->dials ? rs_done(rs) : rs->state == RS_FINISHED)
+		return true;
+	if (rs->tx_next < HF_MIN(end, rs->tx_acked + rs->tx_window))
+		return true;
+	return rs->tx_ended && rs->tx_next == end && !rs->end_out && !rs->tx_end_acked;
+}
+
 /* --- the connection --- */
 
 void rs_detach(struct rs *rs)

@@ -126,6 +126,10 @@ int rs_input(struct rs *rs, const void *data, size_t n);
 int rs_output(struct rs *rs, struct iovec iov[RS_OUTPUT_IOV]);
 void rs_sent(struct rs *rs, size_t n);
 
+/* Has rs_output() something to say now that the peer waits for? An acknowledgement of less than a
+ * quarter of the window is not: it goes along with what is said next. */
+bool rs_urgent(const struct rs *rs);
+
 /* Application -> window. rs_write() copies what fits and returns how much: 0 when the window is
  * full or the position is not yet adopted, -EPIPE after rs_end() or when the stream is not open.
  * The other pair does the same without a copy: read(2) into the iovecs, then tell the count. */
