@@ -12,6 +12,7 @@
  */
 #include "base/fd.h"
 #include "base/log.h"
+#include "relay.h"
 #include "vm.h"
 #include <errno.h>
 #include <stdio.h>
@@ -68,6 +69,21 @@ static bool waits(const struct dev_conn *c)
 	return hf_ring_len(c->core.type == VSK_TYPE_SEQPACKET ? &c->to_host_ends : &c->to_host) > 0;
 }
 
+/* It has a host end that takes bytes. */
+static bool has_end(const struct dev_conn *c)
+{
+	return c->fd >= 0 || c->relay;
+}
+
+static void close_end(struct dev_conn *c, bool clean)
+{
+	struct dev_relay *r = c->relay;
+	c->relay = NULL;
+	if (r)
+		dev_relay_close(r, clean);
+	fd_closep(&c->fd);
+}
+
 static void drop_to_host(struct dev_conn *c)
 {
 	ring_free(&c->to_host);
@@ -107,12 +123,12 @@ void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
 	c->forwarded = false;
 	if (c->sibling)
 		dev_sibling_closed(c, false);
-	fd_closep(&c->fd);
+	close_end(c, true);
 	drop_to_host(c);
 	ring_free(&c->to_guest);
 	ring_free(&c->to_guest_ends);
 	dev_state_detach(vm, c);
-	c->arrived = false;
+	c->arrived = c->gone = false;
 	c->fate = DEV_KEPT;
 	vsk_release(&vm->vsk, &c->core);
 }
@@ -125,7 +141,7 @@ void dev_conn_host_shut(struct dev_vm *vm, struct dev_conn *c, uint8_t bits)
 	vsk_host_shutdown(&vm->vsk, vm->loop->now_us, &c->core, bits, &ev);
 	dev_conn_handle(vm, &ev);
 	if (c->core.held_by_device && c->core.host_shut == VSK_SHUT_BOTH)
-		fd_closep(&c->fd);
+		close_end(c, true);
 }
 
 static ssize_t send_iov(int fd, struct iovec *iov, size_t n_iov)
@@ -138,6 +154,13 @@ static ssize_t send_iov(int fd, struct iovec *iov, size_t n_iov)
 	return n < 0 ? -errno : n;
 }
 
+static ssize_t send_to_host(
+	struct dev_conn *c, struct iovec *iov, size_t n_iov, size_t len, uint32_t flags)
+{
+	return c->relay ? dev_relay_send(c->relay, iov, n_iov, len, flags)
+			: send_iov(c->fd, iov, n_iov);
+}
+
 static void took(struct dev_vm *vm, struct dev_conn *c, size_t n)
 {
 	struct vsk_ev ev;
@@ -148,6 +171,8 @@ static void took(struct dev_vm *vm, struct dev_conn *c, size_t n)
 /* Asks to be told when the socket takes more. Without that, nothing would ever be sent again. */
 static void wait_for_room(struct dev_vm *vm, struct dev_conn *c)
 {
+	if (c->relay)
+		return; /* it tells when it has room */
 	if (!c->watches_out && watch(vm, c, true) < 0)
 		hf_error("vm %s: conn %u<-%u: cannot watch", vm->opt->name, c->core.host_port,
 			c->core.guest_port); /* epoll_ctl changes what it has; it cannot fail */
@@ -169,12 +194,13 @@ static void send_failed(struct dev_vm *vm, struct dev_conn *c, int error)
 /* Sends what waits for the host. A closed connection is freed when nothing waits any more. */
 static void flush(struct dev_vm *vm, struct dev_conn *c)
 {
-	while (waits(c) && c->fd >= 0) {
+	while (waits(c) && has_end(c)) {
 		struct iovec iov[2];
 		bool message = c->core.type == VSK_TYPE_SEQPACKET;
 		size_t len = message ? dev_message_len(&c->to_host_ends) : hf_ring_len(&c->to_host);
 		int k = hf_ring_iov_(&c->to_host, c->to_host.head, len, iov);
-		ssize_t n = send_iov(c->fd, iov, (size_t)k);
+		uint32_t flags = message ? dev_message_flags(&c->to_host_ends) : 0;
+		ssize_t n = send_to_host(c, iov, (size_t)k, len, flags);
 		if (n == -EAGAIN) {
 			wait_for_room(vm, c);
 			return;
@@ -267,8 +293,8 @@ void dev_conn_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iovec 
 		dev_sibling_deliver(vm, c, iov, n_iov, len, flags);
 		return;
 	}
-	if (c->fd >= 0 && dev_conn_may_pass(c, flags))
-		n = send_iov(c->fd, (struct iovec *)iov, n_iov);
+	if (has_end(c) && dev_conn_may_pass(c, flags))
+		n = send_to_host(c, (struct iovec *)iov, n_iov, len, flags);
 	if (n < 0 && n != -EAGAIN) {
 		send_failed(vm, c, (int)n);
 		return;
@@ -279,7 +305,7 @@ void dev_conn_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iovec 
 			widen(c);
 		dev_conn_keep(vm, c, iov, n_iov, sent, len, flags);
 	}
-	if (waits(c) && c->fd >= 0)
+	if (waits(c) && has_end(c))
 		wait_for_room(vm, c);
 	if ((sent > 0 || (message && n == 0)) && c->core.held_by_device)
 		took(vm, c, sent);
@@ -292,6 +318,8 @@ ssize_t dev_conn_read(struct dev_conn *c, struct iovec *iov, size_t n_iov, size_
 	*ret_flags = 0;
 	if (c->sibling)
 		return dev_sibling_read(c, iov, n_iov, ret_flags);
+	if (c->relay && hf_ring_len(&c->to_guest) + hf_ring_len(&c->to_guest_ends) == 0)
+		return dev_relay_read(c->relay, iov, n_iov, ret_flags);
 	if (c->core.type == VSK_TYPE_SEQPACKET)
 		return dev_message_read(c, iov, n_iov, len, ret_flags);
 	if (hf_ring_len(&c->to_guest) > 0) {
@@ -322,6 +350,7 @@ void dev_conn_ended(struct dev_vm *vm, struct dev_conn *c)
 void dev_conn_failed(struct dev_vm *vm, struct dev_conn *c, int error)
 {
 	log_conn(vm, c, strerror(-error));
+	close_end(c, false);
 	vsk_host_reset(&vm->vsk, &c->core);
 	dev_conn_finish(vm, c);
 }
@@ -372,7 +401,9 @@ void dev_conn_on_event(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
 
 void dev_conn_thaw(struct dev_vm *vm, struct dev_conn *c)
 {
-	if (c->fd >= 0)
+	if (c->sibling)
+		dev_sibling_thaw(c);
+	else if (has_end(c))
 		look(vm, c, true);
 }
 
@@ -402,8 +433,10 @@ static void on_closed(struct dev_vm *vm, struct dev_conn *c, enum vsk_why why)
 		dev_sibling_closed(c, why == VSK_WHY_CLEAN);
 	if (why != VSK_WHY_CLEAN && why != VSK_WHY_GUEST_RST)
 		drop_to_host(c);
+	if (why != VSK_WHY_CLEAN && (why != VSK_WHY_GUEST_RST || c->core.peer_cid != VSK_CID_HOST))
+		close_end(c, false);
 	flush(vm, c);
-	if (c->core.held_by_device && c->fd < 0)
+	if (c->core.held_by_device && !has_end(c))
 		dev_conn_finish(vm, c); /* lingering needs somebody to linger for */
 }
 
@@ -428,12 +461,16 @@ void dev_conn_handle(struct dev_vm *vm, const struct vsk_ev *ev)
 	case VSK_EV_END:
 		if (c->sibling)
 			dev_sibling_shut(c, VSK_SHUT_SEND);
+		else if (c->relay)
+			dev_relay_shut(c->relay, VSK_SHUT_SEND);
 		else if (c->fd >= 0)
 			(void)shutdown(c->fd, SHUT_WR); /* fails only when it is over anyway */
 		break;
 	case VSK_EV_DEAF:
 		if (c->sibling)
 			dev_sibling_shut(c, VSK_SHUT_RCV);
+		else if (c->relay)
+			dev_relay_shut(c->relay, VSK_SHUT_RCV);
 		else if (c->fd >= 0)
 			(void)shutdown(c->fd, SHUT_RD); /* likewise */
 		break;

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "counters.h"
 #include "daemon.h"
+#include "relay.h"
 #include "vm.h"
 #include <errno.h>
 #include <jansson.h>
@@ -63,7 +64,7 @@ static int cmd_vm_list(struct request *rq, struct hf_err *reterr)
 
 static json_t *conn_json(const struct dev_conn_info *c)
 {
-	return json_pack("{s:I,s:I,s:I,s:s,s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:b,s:s}",
+	return json_pack("{s:I,s:I,s:I,s:s,s:s,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:b,s:s,s:s}",
 		"host_port", (json_int_t)c->host_port, "guest_port", (json_int_t)c->guest_port,
 		"peer_cid", (json_int_t)c->peer_cid, "type", c->type, "state", c->state, "claimed",
 		c->claimed, "rx_bytes", (json_int_t)c->rx_bytes, "tx_bytes",
@@ -71,7 +72,7 @@ static json_t *conn_json(const struct dev_conn_info *c)
 		"to_guest_pending", (json_int_t)c->to_guest_pending, "rx_credit",
 		(json_int_t)c->rx_credit, "tx_credit", (json_int_t)c->tx_credit, "age_ms",
 		(json_int_t)(c->age_us / 1000), "state_bytes", (json_int_t)c->app_bytes, "arrived",
-		c->arrived, "policy", c->policy);
+		c->arrived, "policy", c->policy, "relay", c->relay);
 }
 
 /* At most DEV_LIST_MAX of them, beginning at slot `at`; "next" says where the rest begins. */
@@ -299,8 +300,42 @@ static int cmd_policy_set(struct request *rq, struct hf_err *reterr)
 	if (!port || !policy)
 		return hf_err_set(reterr, -EINVAL,
 			"want \"port\" (\"1024\", \"2000-2999\", \"default\") and \"policy\"");
+	if (strcmp(policy, "relay") == 0 && !dev_link_is_open(&rq->daemon->link))
+		return hf_err_set(
+			reterr, -EINVAL, "policy relay: this holdfastd was started without --link");
 	int r = dev_policy_set(&rq->vm->policies, port, policy, reterr);
 	return r < 0 ? r : put_policies(rq);
+}
+
+static json_t *relay_json(const struct dev_relay *r)
+{
+	const struct rs *rs = &r->chan.rs;
+	return json_pack("{s:s,s:I,s:I,s:I,s:s,s:s,s:b,s:I,s:I,s:I}", "vm", r->vm_name, "host_port",
+		(json_int_t)r->host_port, "guest_port", (json_int_t)r->guest_port, "peer_cid",
+		(json_int_t)r->peer_cid, "kind", dev_relay_kind_name(r->kind), "peer",
+		r->peer ? r->peer->address : "", "linked", r->chan.id != 0, "in_bytes",
+		(json_int_t)r->in_bytes, "out_bytes", (json_int_t)r->out_bytes, "held",
+		(json_int_t)(hf_ring_len(&rs->tx) + hf_ring_len(&rs->rx)));
+}
+
+static int cmd_relay_list(struct request *rq, struct hf_err *reterr)
+{
+	static const char *const states[] = { "down", "connecting", "hello", "up" };
+	const struct dev_link *l = &rq->daemon->link;
+	json_t *relays = json_array(), *links = json_array();
+	(void)reterr; /* nothing can be refused */
+	for (size_t i = 0; i < DEV_PEERS_MAX; i++)
+		if (l->peer[i] && json_array_append_new(links,
+					  json_pack("{s:s,s:s,s:I}", "peer", l->peer[i]->address,
+						  "state", states[l->peer[i]->state], "relays",
+						  (json_int_t)l->peer[i]->mux.n_chans)) < 0)
+			break; /* out of memory: the list is shorter, nothing else */
+	for (uint32_t i = 0; i < l->n_slots && json_array_size(relays) < DEV_LIST_MAX; i++)
+		if (l->slot[i] && json_array_append_new(relays, relay_json(l->slot[i])) < 0)
+			break; /* likewise */
+	return json_object_set_new(rq->answer, "count", json_integer((json_int_t)l->n_relays)) |
+	       json_object_set_new(rq->answer, "links", links) |
+	       json_object_set_new(rq->answer, "relays", relays);
 }
 
 static int cmd_watch(struct request *rq, struct hf_err *reterr)
@@ -429,6 +464,7 @@ static const struct command {
 	{ "conn-attach-state", true, cmd_conn_attach_state },
 	{ "policy-list", true, cmd_policy_list },
 	{ "policy-set", true, cmd_policy_set },
+	{ "relay-list", false, cmd_relay_list },
 	{ "watch", true, cmd_watch },
 	{ "quiesced", true, cmd_quiesced },
 	{ "quiesce", true, cmd_quiesce },

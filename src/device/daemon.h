@@ -4,6 +4,7 @@
 #define DEVICE_DAEMON_H
 
 #include "control.h"
+#include "link.h"
 #include "loop.h"
 #include "metrics.h"
 #include "options.h"
@@ -19,6 +20,7 @@ struct dev_daemon {
 	uint64_t freed_turn[DEV_VMS_MAX]; /* when the slot was last freed */
 	struct dev_control control;
 	struct dev_metrics metrics;
+	struct dev_link link;
 	bool poked; /* one VM has given another something to do */
 };
 

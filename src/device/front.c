@@ -11,6 +11,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "map.h"
+#include "relay.h"
 #include "vm.h"
 #include <errno.h>
 #include <stdio.h>
@@ -392,6 +393,7 @@ void dev_front_close(struct dev_vm *vm, const char *why)
 	dev_loop_close(vm->loop, &vm->front);
 	fd_closep(&vm->backend);
 	dev_transfer_end(vm);
+	dev_relay_left(vm);
 	(void)reset_device(vm); /* always 0 */
 	for (unsigned i = 0; i < DEV_QUEUES; i++) {
 		uint64_t base;

@@ -30,7 +30,10 @@ enum dev_what {
 	DEV_ON_KICK,     /* slot: queue */
 	DEV_ON_CONN,     /* slot: connection */
 	DEV_ON_TRANSFER, /* pipe of a device state transfer */
-	DEV_ON_UV,       /* the loop's own business */
+	DEV_ON_LINK_LISTEN,
+	DEV_ON_PEER,  /* slot: peer */
+	DEV_ON_RELAY, /* slot: relay */
+	DEV_ON_UV,    /* the loop's own business */
 };
 
 struct dev_tag {

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "daemon.h"
 #include "map.h"
+#include "relay.h"
 #include "sandbox.h"
 #include "vm.h"
 #include <errno.h>
@@ -26,6 +27,12 @@ static void on_event(void *owner, struct dev_tag tag, uint32_t events)
 		dev_metrics_on_listen(&d->metrics);
 	else if (tag.what == DEV_ON_METRICS)
 		dev_metrics_on_client(&d->metrics, tag);
+	else if (tag.what == DEV_ON_LINK_LISTEN)
+		dev_link_on_listen(&d->link);
+	else if (tag.what == DEV_ON_PEER)
+		dev_link_on_peer(&d->link, tag, events);
+	else if (tag.what == DEV_ON_RELAY)
+		dev_relay_on_event(&d->link, tag, events);
 	else if (d->vm[tag.vm])
 		dev_vm_on_event(d->vm[tag.vm], tag, events);
 }
@@ -35,6 +42,7 @@ static uint64_t on_turn(void *owner)
 	struct dev_daemon *d = owner;
 	uint64_t next_us = dev_metrics_turn(&d->metrics);
 	size_t n = 0, ended = 0;
+	dev_link_turn(&d->link);
 	for (size_t i = 0; i < d->n_vms; i++) {
 		if (!d->vm[i])
 			continue;
@@ -42,6 +50,7 @@ static uint64_t on_turn(void *owner)
 		ended += d->vm[i]->ended;
 		n++;
 	}
+	next_us = HF_MIN(next_us, dev_link_flush(&d->link));
 	if (n > 0 && ended == n)
 		dev_loop_stop(&d->loop);
 	d->turn++;
@@ -76,13 +85,16 @@ static int start(struct dev_daemon *d, struct hf_err *reterr)
 	d->loop.on_event = on_event;
 	d->loop.on_turn = on_turn;
 	d->turn = 1; /* no slot was freed in it */
+	int r = dev_link_open(&d->link, d, reterr);
+	if (r < 0)
+		return r;
 	for (size_t i = 0; i < d->opt.n_vms; i++) {
-		int r = dev_vm_new(d, &d->opt.vm[i], (uint8_t)i, &d->vm[i], reterr);
+		r = dev_vm_new(d, &d->opt.vm[i], (uint8_t)i, &d->vm[i], reterr);
 		if (r < 0)
 			return r;
 		d->n_vms++;
 	}
-	int r = dev_control_open(&d->control, d, d->opt.control);
+	r = dev_control_open(&d->control, d, d->opt.control);
 	if (r < 0)
 		return hf_err_set(
 			reterr, r, "control %s: cannot listen: %s", d->opt.control, strerror(-r));
@@ -104,6 +116,8 @@ static int enter_sandbox(const struct dev_options *o, struct hf_err *reterr)
 	int r = dev_sandbox_add_socket(&s, o->control);
 	if (r == 0 && strchr(o->metrics, '/'))
 		r = dev_sandbox_add_socket(&s, o->metrics);
+	if (r == 0 && strncmp(o->link, "unix:", 5) == 0)
+		r = dev_sandbox_add_socket(&s, o->link + 5);
 	for (size_t i = 0; i < o->n_vms && r == 0; i++) {
 		r = dev_sandbox_add_socket(&s, o->vm[i].socket);
 		if (r == 0)
@@ -157,13 +171,14 @@ static int run(struct dev_daemon *d)
 	for (size_t i = 0; i < d->n_vms; i++)
 		if (d->vm[i])
 			dev_vm_free(d->vm[i]);
+	dev_link_close(&d->link);
 	dev_loop_done(&d->loop);
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 int main(int argc, char **argv)
 {
-	static struct dev_daemon d = { .control.listen_fd = -1 };
+	static struct dev_daemon d = { .control.listen_fd = -1, .link.listen_fd = -1 };
 	struct hf_err err = { 0 };
 	hf_log_setup("holdfastd", 2, HF_LOG_INFO, HF_LOG_TEXT);
 	if (dev_options_parse(&d.opt, argc, argv, &err) < 0) {

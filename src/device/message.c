@@ -50,6 +50,11 @@ size_t dev_message_len(const struct hf_ring *ends)
 	return le32_at(first_end(ends)) & ~VSK_END_EOR;
 }
 
+uint32_t dev_message_flags(const struct hf_ring *ends)
+{
+	return VSK_MSG_EOM | (le32_at(first_end(ends)) & VSK_END_EOR ? VSK_MSG_EOR : 0);
+}
+
 size_t dev_message_take(struct hf_ring *bytes, struct hf_ring *ends, const struct iovec *iov,
 	size_t n_iov, uint32_t *ret_flags)
 {

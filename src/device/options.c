@@ -32,7 +32,9 @@ const char dev_options_help[] =
 	"of\n"
 	"                                                these host ports: reattach (an "
 	"application\n"
-	"                                                claims them; by default) or reset\n"
+	"                                                claims them; by default), relay (it "
+	"stays,\n"
+	"                                                see --link) or reset\n"
 	"                           mode=OCTAL, owner=UID[:GID]  of its sockets; 0600, its own\n"
 	"                           allow-uid=UID[+UID...]  users whose programs may connect\n"
 	"                           guest-ports=FROM-TO+...  what they may reach, as 22+80; all\n"
@@ -54,10 +56,16 @@ const char dev_options_help[] =
 	"                         instead of --socket\n"
 	"  --config FILE          YAML: 'vms', a list with the keys of --vm, and control, "
 	"metrics,\n"
-	"                         user, sandbox_dir, claim_timeout, log_level, log_format\n"
+	"                         user, sandbox_dir, claim_timeout, link, link_timeout,\n"
+	"                         log_level, log_format\n"
 	"  --control PATH         control socket (JSON lines)\n"
 	"  --metrics WHERE        counters as Prometheus text, at a path or a TCP port of the\n"
 	"                         loopback: PORT, 127.0.0.1:PORT, [::1]:PORT\n"
+	"  --link WHERE           where other holdfastds reach this one, to relay connections of "
+	"VMs\n"
+	"                         that have moved: unix:/PATH\n"
+	"  --link-timeout TIME    how long a relayed connection lives without its link; 10s by\n"
+	"                         default\n"
 	"  --claim-timeout TIME   how long a loaded connection waits for its application once the\n"
 	"                         guest runs; '5s' or '250ms', 5s by default\n"
 	"  --user USER[:GROUP]    run as this user; only root can\n"
@@ -199,7 +207,7 @@ static const char *const vm_keys = "guest-cid, socket, uds-path, name, tx-buffer
 				   "rate-bytes, rate-connections, forward-cid, "
 				   "forward-listen";
 
-/* "1024:reattach" or "2000-2999:reset" */
+/* "1024:reattach" or "2000-2999:relay" */
 static int take_policy(const char *value, struct dev_policies *p, struct hf_err *reterr)
 {
 	char ports[32];
@@ -207,7 +215,7 @@ static int take_policy(const char *value, struct dev_policies *p, struct hf_err 
 	size_t n = policy ? (size_t)(policy - value) : sizeof(ports);
 	if (n >= sizeof(ports))
 		return hf_err_set(reterr, -EINVAL,
-			"port=%s: want PORTS:POLICY, as 1024:reattach or 2000-2999:reset", value);
+			"port=%s: want PORTS:POLICY, as 1024:reattach or 2000-2999:relay", value);
 	memcpy(ports, value, n);
 	ports[n] = '\0';
 	return dev_policy_set(p, ports, policy + 1, reterr);
@@ -315,7 +323,7 @@ static int vm_parse(const char *text, struct dev_vm_options *vm, struct hf_err *
 }
 
 /* "5s", "250ms" or plain seconds. */
-static int take_duration(const char *text, unsigned *ret_ms, struct hf_err *reterr)
+static int take_duration(const char *key, const char *text, unsigned *ret_ms, struct hf_err *reterr)
 {
 	char *end;
 	errno = 0;
@@ -325,7 +333,7 @@ static int take_duration(const char *text, unsigned *ret_ms, struct hf_err *rete
 	if (errno != 0 || end == text || text[0] == '-' || !known ||
 		v > DEV_CLAIM_TIMEOUT_MS_MAX / unit)
 		return hf_err_set(reterr, -EINVAL,
-			"--claim-timeout %s: want a time up to an hour, as 5s or 250ms", text);
+			"--%s %s: want a time up to an hour, as 5s or 250ms", key, text);
 	*ret_ms = (unsigned)v * unit;
 	return 0;
 }
@@ -336,6 +344,8 @@ enum {
 	OPT_SOCKET_PATH,
 	OPT_CONTROL,
 	OPT_CLAIM_TIMEOUT,
+	OPT_LINK,
+	OPT_LINK_TIMEOUT,
 	OPT_CONFIG,
 	OPT_METRICS,
 	OPT_USER,
@@ -364,6 +374,8 @@ static const struct option long_options[] = {
 	{ "fd", required_argument, NULL, OPT_FD },
 	{ "control", required_argument, NULL, OPT_CONTROL },
 	{ "claim-timeout", required_argument, NULL, OPT_CLAIM_TIMEOUT },
+	{ "link", required_argument, NULL, OPT_LINK },
+	{ "link-timeout", required_argument, NULL, OPT_LINK_TIMEOUT },
 	{ "config", required_argument, NULL, OPT_CONFIG },
 	{ "metrics", required_argument, NULL, OPT_METRICS },
 	{ "user", required_argument, NULL, OPT_USER },
@@ -432,6 +444,17 @@ static int add_vm(struct dev_options *o, const char *text, struct hf_err *reterr
 	return r < 0 ? hf_err_prefix(reterr, "--vm %s", text) : 0;
 }
 
+static int check_links(const struct dev_options *o, struct hf_err *reterr)
+{
+	for (size_t i = 0; i < o->n_vms && o->link[0] == '\0'; i++)
+		if (dev_policy_relays(&o->vm[i].policies))
+			return hf_err_set(reterr, -EINVAL,
+				"vm %s: the policy relay needs --link: the destination reaches the "
+				"application over it",
+				o->vm[i].name);
+	return 0;
+}
+
 static int check_unique(const struct dev_options *o, struct hf_err *reterr)
 {
 	int r = 0;
@@ -458,7 +481,16 @@ static int finish(struct dev_options *o, struct dev_vm_options *single, bool hav
 		return hf_err_set(reterr, -EINVAL,
 			"no VM: give --vm guest-cid=CID,socket=PATH,uds-path=PATH, or --control to "
 			"add one later; see --help");
-	return check_unique(o, reterr);
+	int r = check_links(o, reterr);
+	return r < 0 ? r : check_unique(o, reterr);
+}
+
+static int take_link(const char *text, char *ret_address, struct hf_err *reterr)
+{
+	struct dev_address a;
+	int r = dev_address_parse(text, &a, reterr);
+	return r < 0 ? hf_err_prefix(reterr, "--link")
+		     : take_text("link", text, DEV_ADDRESS_MAX, ret_address, reterr);
 }
 
 /* What a configuration file may say as well; value may be kept. */
@@ -468,7 +500,11 @@ static int set_global(struct dev_options *o, int opt, const char *value, struct 
 	case OPT_CONTROL:
 		return take_text("control", value, DEV_PATH_MAX, o->control, reterr);
 	case OPT_CLAIM_TIMEOUT:
-		return take_duration(value, &o->claim_timeout_ms, reterr);
+		return take_duration("claim-timeout", value, &o->claim_timeout_ms, reterr);
+	case OPT_LINK:
+		return take_link(value, o->link, reterr);
+	case OPT_LINK_TIMEOUT:
+		return take_duration("link-timeout", value, &o->link_timeout_ms, reterr);
 	case OPT_METRICS:
 		return take_text("metrics", value, DEV_PATH_MAX, o->metrics, reterr);
 	case OPT_USER:
@@ -505,6 +541,7 @@ int dev_options_parse(struct dev_options *o, int argc, char **argv, struct hf_er
 	uint32_t fd;
 	int opt, index, r = 0;
 	*o = (struct dev_options){ .claim_timeout_ms = DEV_CLAIM_TIMEOUT_MS,
+		.link_timeout_ms = DEV_LINK_TIMEOUT_MS,
 		.log_level = HF_LOG_INFO };
 	optind = 0; /* a fresh scan, whatever was parsed before */
 	opterr = 0;

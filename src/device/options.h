@@ -8,6 +8,7 @@
 #ifndef DEVICE_OPTIONS_H
 #define DEVICE_OPTIONS_H
 
+#include "address.h"
 #include "base/err.h"
 #include "base/log.h"
 #include "guard.h"
@@ -28,6 +29,7 @@
 #define DEV_FORWARDS_MAX         16   /* ports of forward-listen */
 #define DEV_CLAIM_TIMEOUT_MS     5000
 #define DEV_CLAIM_TIMEOUT_MS_MAX 3600000
+#define DEV_LINK_TIMEOUT_MS      10000
 
 enum dev_action { DEV_RUN, DEV_HELP, DEV_VERSION, DEV_CAPABILITIES };
 
@@ -77,7 +79,8 @@ struct dev_options {
 	size_t n_vms;
 	char control[DEV_PATH_MAX + 1]; /* "" when there is none */
 	char metrics[DEV_PATH_MAX + 1]; /* a path or [ADDRESS:]PORT; "" when there is none */
-	unsigned claim_timeout_ms;
+	char link[DEV_ADDRESS_MAX + 1]; /* "" when there is none */
+	unsigned claim_timeout_ms, link_timeout_ms;
 	bool no_sandbox;
 	char user[DEV_USER_MAX + 1]; /* "": as started */
 	/* Besides the folders of the sockets; of the command line, or allocated and never freed. */

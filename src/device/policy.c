@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
-static const char *const names[DEV_POLICY_N_] = { "reattach", "reset" };
+static const char *const names[DEV_POLICY_N_] = { "reattach", "relay", "reset" };
 
 const char *dev_policy_name(enum dev_policy p)
 {
@@ -56,7 +56,7 @@ int dev_policy_set(
 			r.policy = i;
 	if (r.policy == DEV_POLICY_N_)
 		return hf_err_set(
-			reterr, -EINVAL, "policy '%.40s': want reattach or reset", policy);
+			reterr, -EINVAL, "policy '%.40s': want reattach, relay or reset", policy);
 	if (strcmp(ports, "default") == 0) {
 		p->otherwise = r.policy;
 		return 0;
@@ -77,4 +77,12 @@ enum dev_policy dev_policy_of(const struct dev_policies *p, uint32_t host_port)
 		if (host_port >= p->rule[i].first && host_port <= p->rule[i].last)
 			return p->rule[i].policy;
 	return p->otherwise;
+}
+
+bool dev_policy_relays(const struct dev_policies *p)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (p->rule[i].policy == DEV_RELAY)
+			return true;
+	return p->otherwise == DEV_RELAY;
 }

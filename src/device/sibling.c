@@ -17,6 +17,7 @@
  */
 #include "base/log.h"
 #include "daemon.h"
+#include "relay.h"
 #include "vm.h"
 #include <errno.h>
 #include <string.h>
@@ -126,6 +127,26 @@ void dev_sibling_closed(struct dev_conn *c, bool clean)
 	}
 }
 
+void dev_sibling_inherit(struct dev_conn *c, struct dev_relay *r)
+{
+	struct dev_vm *vm = c->sibling_vm;
+	struct dev_conn *other = unpair(c);
+	other->given = 0;
+	other->relay = r;
+	r->kind = DEV_RELAY_CONN;
+	r->vm = vm;
+	r->c = other;
+	dev_relay_shut(r, (uint8_t)((vsk_guest_ended(&other->core) ? VSK_SHUT_SEND : 0) |
+				    (other->core.guest_shut & VSK_SHUT_RCV)));
+	poke(vm);
+}
+
+void dev_sibling_thaw(struct dev_conn *c)
+{
+	vsk_host_readable(&c->sibling_vm->vsk, &c->sibling->core);
+	poke(c->sibling_vm);
+}
+
 /* ---- payload ---- */
 
 void dev_sibling_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov,
@@ -184,6 +205,8 @@ ssize_t dev_sibling_read(
 {
 	struct dev_conn *from = c->sibling;
 	size_t n = 0;
+	if (c->sibling_vm->frozen)
+		return -EAGAIN; /* what it has may be in a record */
 	if (c->core.type == VSK_TYPE_SEQPACKET && hf_ring_len(&from->to_host_ends) > 0) {
 		n = dev_message_take(&from->to_host, &from->to_host_ends, iov, n_iov, ret_flags);
 	} else if (lent.from == from && !lent.taken) {

@@ -20,6 +20,8 @@
  */
 #include "base/fd.h"
 #include "base/log.h"
+#include "daemon.h"
+#include "relay.h"
 #include "vm.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -74,21 +76,37 @@ const char *dev_fate_text(enum dev_fate f)
 	static const char *const texts[DEV_FATE_N_] = { "", "the policy of its port is reset",
 		"it is not on the list to be kept", "its client waits on the source for the guest",
 		"its application has written more than a record may hold",
-		"its other end is a guest that stays on the source" };
+		"its other end is a guest that stays on the source", "it cannot be relayed" };
 	return texts[f];
 }
 
-/* Kept is a connection of which the host end is established, and whole in the daemon. */
+/* Its host end stays, and is reached over the link. What the application has written and was not
+ * read stays with it. */
+static enum dev_fate relay(struct dev_vm *vm, struct dev_conn *c)
+{
+	bool moves = c->relay && c->relay->chan.rs.dials;
+	bool ended = c->core.state != VSK_OPEN || (c->fd < 0 && !c->relay && !c->sibling);
+	if (moves || ended)
+		return DEV_KEPT;
+	return dev_relay_bequeath(vm, c) < 0 ? DEV_RESET_RELAY : DEV_KEPT;
+}
+
+/* Kept is a connection of which the host end is established, and whole in the daemon; or which is
+ * relayed to it. */
 static enum dev_fate decide(struct dev_vm *vm, struct dev_conn *c)
 {
+	bool linked = dev_link_is_open(&vm->daemon->link);
+	enum dev_policy policy = dev_policy_of(&vm->policies, c->core.host_port);
 	if (c->core.peer_cid != VSK_CID_HOST)
-		return DEV_RESET_SIBLING;
+		return linked && c->core.state == VSK_OPEN ? relay(vm, c) : DEV_RESET_SIBLING;
 	if (vm->has_list && !c->listed)
 		return DEV_RESET_LIST;
-	if (!vm->has_list && dev_policy_of(&vm->policies, c->core.host_port) == DEV_RESET)
+	if (!vm->has_list && policy == DEV_RESET)
 		return DEV_RESET_POLICY;
 	if (c->core.state == VSK_ASKING)
 		return DEV_RESET_ASKING;
+	if (c->relay || (policy == DEV_RELAY && linked))
+		return relay(vm, c);
 	return drain(c) ? DEV_KEPT : DEV_RESET_FULL;
 }
 
@@ -152,10 +170,14 @@ static int save_refused(const struct dev_vm *vm, struct hf_err *reterr)
 
 static void put_conn(struct vsk_save *s, struct dev_conn *c)
 {
+	size_t n;
+	HF_CLEANUP(hf_freep) uint8_t *relay = c->fate == DEV_KEPT ? dev_relay_record(c, &n) : NULL;
 	struct vsk_bytes to_host = ring_bytes(&c->to_host, &c->to_host_ends);
 	struct vsk_bytes to_guest = ring_bytes(&c->to_guest, &c->to_guest_ends);
 	bool keep = c->fate == DEV_KEPT;
 	vsk_save_conn(s, &c->core, keep, &to_host, &to_guest);
+	if (relay)
+		vsk_save_relay(s, relay, n);
 	if (keep)
 		vsk_save_app(s, c->app, c->app_len);
 }
@@ -163,7 +185,8 @@ static void put_conn(struct vsk_save *s, struct dev_conn *c)
 static size_t bytes_of(const struct dev_conn *c)
 {
 	return hf_ring_len(&c->to_host) + hf_ring_len(&c->to_guest) +
-	       hf_ring_len(&c->to_host_ends) + hf_ring_len(&c->to_guest_ends) + c->app_len;
+	       hf_ring_len(&c->to_host_ends) + hf_ring_len(&c->to_guest_ends) + c->app_len +
+	       dev_relay_record_size(c);
 }
 
 /* Makes the record; the caller frees buf. The VM is frozen then. */
@@ -172,6 +195,7 @@ static int save(struct dev_vm *vm, struct record *ret, struct hf_err *reterr)
 	int r = save_refused(vm, reterr);
 	if (r < 0)
 		return r;
+	dev_relay_freeze(vm);
 	decide_all(vm);
 	size_t cap = vsk_save_size(&vm->vsk), n = 0;
 	for (struct vsk_conn *v = NULL; (v = vsk_next(&vm->vsk, v)) != NULL;) {
@@ -245,6 +269,7 @@ int dev_state_freeze(
 	if (r < 0)
 		return r;
 	vm->frozen = true;
+	dev_relay_freeze(vm);
 	vm->left_out = leave;
 	take_list(vm, keep);
 	decide_all(vm);
@@ -254,9 +279,11 @@ int dev_state_freeze(
 int dev_state_quiesce(struct dev_vm *vm, struct hf_err *reterr)
 {
 	int r = save_refused(vm, reterr);
-	if (r == 0)
-		vm->frozen = true;
-	return r;
+	if (r < 0)
+		return r;
+	vm->frozen = true;
+	dev_relay_freeze(vm);
+	return 0;
 }
 
 /* NULL, and the reason: there is none. */
@@ -290,6 +317,7 @@ int dev_state_checkpoint(
 	if (!buf)
 		return hf_err_set(reterr, -ENOMEM, "out of memory");
 	vm->frozen = true;
+	dev_relay_freeze(vm);
 	vsk_save_begin_one(&s, &vm->vsk, buf, cap);
 	put_conn(&s, c);
 	r = vsk_save_end(&s, &len);
@@ -408,6 +436,18 @@ static void reset_loaded(struct dev_vm *vm, struct dev_conn *c)
 	dev_conn_finish(vm, c);
 }
 
+/* Its host end is elsewhere. 0, or -errno: the record is refused. *ret_lost: it cannot be reached
+ * from here. */
+static int load_relay(
+	struct dev_vm *vm, const struct vsk_load *l, struct dev_conn *c, bool *ret_lost)
+{
+	size_t n;
+	const void *relay = vsk_load_relay(l, &n);
+	int r = relay ? dev_relay_load(vm, c, relay, n) : 0;
+	*ret_lost = r == -EHOSTUNREACH || (!relay && c->core.peer_cid != VSK_CID_HOST);
+	return r == -EHOSTUNREACH ? 0 : r;
+}
+
 static int load_conns(struct dev_vm *vm, struct vsk_load *l)
 {
 	struct vsk_bytes to_host, to_guest;
@@ -415,6 +455,7 @@ static int load_conns(struct dev_vm *vm, struct vsk_load *l)
 	for (struct vsk_conn *v; (v = vsk_load_next(l, &to_host, &to_guest)) != NULL;) {
 		struct dev_conn *c = dev_conn_of(v);
 		size_t app_len;
+		bool lost = false;
 		const void *app = vsk_load_app(l, &app_len);
 		c->fd = -1;
 		c->arrived = true;
@@ -426,7 +467,10 @@ static int load_conns(struct dev_vm *vm, struct vsk_load *l)
 			r = put_bytes(&c->to_guest, &c->to_guest_ends, &to_guest, 0);
 		if (r == 0)
 			c->part = unfinished(c);
-		if (dev_policy_of(&vm->policies, v->host_port) == DEV_RESET)
+		if (r == 0)
+			r = load_relay(vm, l, c, &lost);
+		if (lost || (v->peer_cid == VSK_CID_HOST &&
+				    dev_policy_of(&vm->policies, v->host_port) == DEV_RESET))
 			reset_loaded(vm, c);
 		else if (v->state == VSK_DIALLING)
 			dev_unix_dial_later(vm, c, UINT64_MAX); /* the engine has the deadline */
@@ -603,9 +647,9 @@ int dev_state_claim(struct dev_vm *vm, struct dev_ports ports, struct dev_claim 
 	struct dev_conn *c = find(vm, ports, reterr);
 	if (!c)
 		return -ENOENT;
-	if (!c->core.unclaimed)
-		return hf_err_set(reterr, -EALREADY, "conn %u<-%u: it has a host application",
-			ports.host, ports.guest);
+	if (!c->core.unclaimed || c->relay)
+		return hf_err_set(reterr, -EALREADY, "conn %u<-%u: it has a host application%s",
+			ports.host, ports.guest, c->relay ? ", which the source relays" : "");
 	claim.app = c->app; /* before it is claimed: what follows may be its end */
 	claim.app_len = c->app_len;
 	vm->app_bytes -= c->app_len;

@@ -4,6 +4,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "map.h"
+#include "relay.h"
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
@@ -123,6 +124,7 @@ static void go_on(struct dev_vm *vm)
 		struct dev_conn *c = dev_conn_at(vm, i);
 		if (!c->core.unclaimed)
 			dev_state_detach(vm, c);
+		dev_relay_go_on(vm, c);
 		if (was_frozen)
 			dev_conn_thaw(vm, c);
 	}
@@ -216,6 +218,9 @@ void dev_vm_on_event(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
 	case DEV_ON_METRICS:
 	case DEV_ON_CONTROL_LISTEN:
 	case DEV_ON_CONTROL:
+	case DEV_ON_LINK_LISTEN:
+	case DEV_ON_PEER:
+	case DEV_ON_RELAY:
 	case DEV_ON_UV:
 		break; /* not a VM's */
 	}
@@ -442,6 +447,9 @@ bool dev_vm_next_conn(const struct dev_vm *vm, size_t *at, struct dev_conn_info 
 			.state = vsk_state_name(c->core.state),
 			.claimed = !c->core.unclaimed,
 			.arrived = c->arrived,
+			.relay = !c->relay        ? ""
+				 : c->relay->peer ? c->relay->peer->address
+						  : "waits",
 			.policy = dev_policy_name(dev_policy_of(&vm->policies, c->core.host_port)),
 			.fate = c->fate,
 			.rx_bytes = c->core.rx_cnt,

@@ -66,6 +66,7 @@ enum dev_fate {
 	DEV_RESET_ASKING,  /* its client waits on this host for the guest's answer */
 	DEV_RESET_FULL,    /* its application has written more than a record may hold */
 	DEV_RESET_SIBLING, /* the other end is a guest that stays */
+	DEV_RESET_RELAY,   /* it cannot be relayed */
 	DEV_FATE_N_
 };
 const char *dev_fate_text(enum dev_fate f);
@@ -93,6 +94,10 @@ struct dev_conn {
 	/* SEQPACKET: where messages in the two end, as in a record. */
 	struct hf_ring to_host_ends, to_guest_ends;
 	uint32_t part; /* bytes in to_host of a message that has not ended */
+	/* The host end is with another daemon, or may soon be: relay.c. */
+	struct dev_relay *relay; /* NULL: it is here */
+	struct dev_relay *heir;  /* takes the host end over if the VM leaves */
+	bool gone;               /* it has */
 	/* The other end is another guest: sibling.c. */
 	uint32_t given; /* bytes that it was given and the engine was not told of */
 	struct dev_conn *sibling;
@@ -231,6 +236,7 @@ struct dev_conn_info {
 	bool claimed; /* it has a host end */
 	bool arrived; /* it came in a record */
 	const char *policy;
+	const char *relay; /* "": its host end is here */
 	enum dev_fate fate;
 	uint64_t rx_bytes, tx_bytes;              /* guest to host, host to guest */
 	size_t to_host_pending, to_guest_pending; /* held in the daemon */
@@ -310,8 +316,9 @@ int dev_message_setup(int fd, uint32_t buf_alloc);
 /* Appends an end. 0 or -ENOMEM. */
 int dev_message_end(struct hf_ring *ends, size_t len, bool eor);
 
-/* The length of the first message of a ring that is not empty. */
+/* The length of the first message of a ring that is not empty, and its flags. */
 size_t dev_message_len(const struct hf_ring *ends);
+uint32_t dev_message_flags(const struct hf_ring *ends);
 
 /* Takes as much of the first message as fits; *ret_flags has VSK_MSG_EOM when that was all. */
 size_t dev_message_take(struct hf_ring *bytes, struct hf_ring *ends, const struct iovec *iov,
@@ -343,6 +350,12 @@ void dev_sibling_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iov
 ssize_t dev_sibling_read(
 	struct dev_conn *c, const struct iovec *iov, size_t n_iov, uint32_t *ret_flags);
 void dev_sibling_given(struct dev_conn *c, uint32_t flags);
+
+/* The VM of this one runs again after it was frozen: its payload may be fetched. */
+void dev_sibling_thaw(struct dev_conn *c);
+/* The VM of this one has left: the other one's end is the relay. */
+struct dev_relay;
+void dev_sibling_inherit(struct dev_conn *c, struct dev_relay *r);
 
 /* ---- unix.c ---- */
 

@@ -39,7 +39,7 @@ enum {
 
 enum { PART_KIND = 0, PART_FLAGS = 2, PART_LEN = 4, PART_BYTES = 8 };
 enum { PART_FLAG_MUST = 1 };
-enum { KIND_CONN = 1, KIND_RST = 2, KIND_APP = 3 };
+enum { KIND_CONN = 1, KIND_RST = 2, KIND_APP = 3, KIND_RELAY = 4 };
 
 enum {                  /* offsets in the fixed fields of a connection */
 	CONN_FIXED = 0, /* their length; bytes in flight follow: to the host, to the guest; then
@@ -197,7 +197,6 @@ void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 	size_t ends_host = (to_host->ends_n[0] + to_host->ends_n[1]) / VSK_END_BYTES;
 	size_t ends_guest = (to_guest->ends_n[0] + to_guest->ends_n[1]) / VSK_END_BYTES;
 	bool sibling = c->peer_cid != VSK_CID_HOST;
-	hf_assert(!sibling || s->takeover);
 	hf_assert(n_host == vsk_unread(c) || (sibling && n_host < vsk_unread(c)));
 	hf_assert(ends_host == c->msgs && (!c->tx_mid || ends_guest || sibling));
 	if (n_host > VSK_FLIGHT_MAX || n_guest > VSK_FLIGHT_MAX || ends_guest > VSK_MSGS_MAX) {
@@ -257,6 +256,16 @@ static uint32_t head_flags(const struct vsk_save *s)
 	if (s->v->hold_until_us && !s->v->event_pending)
 		flags |= HEAD_FLAG_HOLD;
 	return flags | HEAD_FLAG_TAKEOVER;
+}
+
+void vsk_save_relay(struct vsk_save *s, const void *data, size_t n)
+{
+	if (n > VSK_RELAY_MAX)
+		s->error = -EMSGSIZE;
+	if (s->error || n == 0)
+		return;
+	put_part(s, KIND_RELAY, n);
+	put(s, data, n);
 }
 
 int vsk_save_end(struct vsk_save *s, size_t *ret_len)
@@ -427,8 +436,10 @@ static int check_conn(const struct part *p, bool takeover)
 	int r = check_messages(p, &f, sibling);
 	if (r < 0)
 		return r;
-	if (sibling && (!takeover || !vsk_cid_usable(le32_at(b + CONN_PEER_CID)) || f.n_guest ||
-			       f.ends_guest))
+	if (sibling && (!vsk_cid_usable(le32_at(b + CONN_PEER_CID)) || f.n_guest || f.ends_guest))
+		return -EINVAL;
+	if (sibling && !takeover &&
+		(type != VSK_TYPE_STREAM || b[CONN_STATE] != CONN_STATE_OPEN))
 		return -EINVAL;
 	if ((le16_at(b + CONN_FLAGS) & CONN_FLAG_CLAIMED) && !takeover)
 		return -EINVAL;
@@ -472,6 +483,8 @@ static int check_part(const struct part *p, bool takeover)
 		return p->len < RST_BYTES ? -EINVAL : 0;
 	case KIND_APP:
 		return p->len == 0 || p->len > VSK_APP_MAX ? -EINVAL : 0;
+	case KIND_RELAY:
+		return p->len == 0 || p->len > VSK_RELAY_MAX ? -EINVAL : 0;
 	}
 	return p->flags & PART_FLAG_MUST ? -EPROTONOSUPPORT : 0;
 }
@@ -494,7 +507,8 @@ int vsk_record_info(const void *buf, size_t len, struct vsk_record_info *ret_inf
 	struct part p;
 	while ((r = next_part(h, len, &at, &p)) > 0) {
 		n++;
-		if (p.kind == KIND_APP && before != KIND_CONN)
+		if ((p.kind == KIND_RELAY && before != KIND_CONN) ||
+			(p.kind == KIND_APP && before != KIND_CONN && before != KIND_RELAY))
 			return -EINVAL; /* it belongs to the connection before it */
 		before = p.kind;
 		if (p.kind == KIND_CONN || p.kind == KIND_RST)
@@ -669,15 +683,29 @@ int vsk_load_add(struct vsk_load *l, struct vsk *v, uint64_t now_us, const void 
 	return r;
 }
 
-const void *vsk_load_app(const struct vsk_load *l, size_t *ret_n)
+/* The part of this kind that belongs to the connection returned last. */
+static const void *belonging(const struct vsk_load *l, uint16_t kind, size_t *ret_n)
 {
 	struct part p;
 	size_t at = l->at;
 	*ret_n = 0;
-	if (next_part(l->buf, l->len, &at, &p) <= 0 || p.kind != KIND_APP)
-		return NULL;
-	*ret_n = p.len;
-	return p.body;
+	while (next_part(l->buf, l->len, &at, &p) > 0 &&
+		(p.kind == KIND_RELAY || p.kind == KIND_APP))
+		if (p.kind == kind) {
+			*ret_n = p.len;
+			return p.body;
+		}
+	return NULL;
+}
+
+const void *vsk_load_app(const struct vsk_load *l, size_t *ret_n)
+{
+	return belonging(l, KIND_APP, ret_n);
+}
+
+const void *vsk_load_relay(const struct vsk_load *l, size_t *ret_n)
+{
+	return belonging(l, KIND_RELAY, ret_n);
 }
 
 struct vsk_conn *vsk_load_next(

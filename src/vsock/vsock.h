@@ -439,6 +439,7 @@ void vsk_event_used(struct vsk *v); /* the driver gave the event queue a buffer 
 #define VSK_END_BYTES      4u          /* an end of a message, little-endian: */
 #define VSK_END_EOR        0x80000000u /* its flag; the rest is the length of the message */
 #define VSK_APP_MAX        (64u << 10) /* an application's own state, per connection */
+#define VSK_RELAY_MAX      (33u << 20) /* what says where its host end is reached */
 
 /* Bytes in flight, in up to two parts (a ring's). SEQPACKET: and where messages end, the same way.
  * What lies behind the last end is a message that has not ended yet; only the guest has such. */
@@ -475,12 +476,15 @@ void vsk_save_begin_takeover(struct vsk_save *s, const struct vsk *v, void *buf,
 
 /* to_host: the device's ring, exactly vsk_unread(c) bytes and c->msgs ends. to_guest: what was
  * read, or may be peeked, from the host socket and was not sent; the rest of a message that was
- * sent in part counts as one. keep = false: the guest is sent RST on arrival; so it must be for a
- * sibling's connection. */
+ * sent in part counts as one. keep = false: the guest is sent RST on arrival. */
 void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 	const struct vsk_bytes *to_host, const struct vsk_bytes *to_guest);
 
-/* Right after a connection that is kept: what its application leaves for its next instance, at most
+/* Right after a connection that is kept: where its host end is reached from elsewhere, at most
+ * VSK_RELAY_MAX bytes that mean nothing to us. */
+void vsk_save_relay(struct vsk_save *s, const void *data, size_t n);
+
+/* Likewise, behind that: what its application leaves for its next instance, at most
  * VSK_APP_MAX bytes that mean nothing to us. */
 void vsk_save_app(struct vsk_save *s, const void *data, size_t n);
 
@@ -536,7 +540,9 @@ int vsk_load_takeover(
  * when they are out. NULL: no free slot. */
 struct vsk_conn *vsk_load_lingering(struct vsk *v, enum vsk_type type);
 
-/* What the application of the connection returned last has left; NULL and 0: nothing. */
+/* What belongs to the connection returned last: where its host end is, what its application has
+ * left; NULL and 0: nothing. One with another guest and no such word cannot live on. */
+const void *vsk_load_relay(const struct vsk_load *l, size_t *ret_n);
 const void *vsk_load_app(const struct vsk_load *l, size_t *ret_n);
 
 /* Adds the one connection of a record to what the engine has. -EEXIST: it has one between these

@@ -100,8 +100,13 @@ static void test_policies_and_outer_cid(void **state)
 	assert_int_equal(dev_options_cid(&o.vm[1]), 4);
 	assert_int_equal(dev_policy_of(&o.vm[1].policies, 1), DEV_REATTACH);
 	REFUSED("PORTS:POLICY", "--vm", "socket=/s,uds-path=/v,port=1024");
-	REFUSED("reattach or reset", "--vm", "socket=/s,uds-path=/v,port=1024:keep");
-	REFUSED("reattach or reset", "--vm", "socket=/s,uds-path=/v,default=1");
+	REFUSED("reattach, relay or reset", "--vm", "socket=/s,uds-path=/v,port=1024:keep");
+	REFUSED("reattach, relay or reset", "--vm", "socket=/s,uds-path=/v,default=1");
+	REFUSED("needs --link", "--vm", "socket=/s,uds-path=/v,port=7:relay");
+	REFUSED("want unix:/PATH", "--vm", "socket=/s,uds-path=/v", "--link", "/run/link");
+	REFUSED("107 bytes", "--vm", "socket=/s,uds-path=/v", "--link",
+		"unix:/0123456789012345678901234567890123456789012345678901234567890123456789012345"
+		"67890123456789012345678901234567890123456789");
 	REFUSED("outer-cid=2", "--vm", "socket=/s,uds-path=/v,outer-cid=2");
 	REFUSED("must each be given once", "--vm", "guest-cid=4,socket=/a,uds-path=/b", "--vm",
 		"guest-cid=5,outer-cid=4,socket=/c,uds-path=/d");

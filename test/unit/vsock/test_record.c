@@ -268,6 +268,40 @@ static void test_a_state_stands_behind_its_connection(void **state)
 	assert_int_equal(vsk_record_info(buf, len, &info), -EINVAL);
 }
 
+static void test_where_the_host_end_is_stands_there_too(void **state)
+{
+	(void)state;
+	uint8_t buf[1024];
+	struct vsk_record_info info;
+	struct vsk_save s;
+	struct vsk_load l;
+	struct vsk_bytes to_host, to_guest;
+	struct rig g, to;
+	size_t len, n;
+	rig_init(&g);
+	rig_init(&to);
+	struct vsk_conn *c = guest_opens(&g);
+	vsk_save_begin(&s, &g.v, buf, sizeof(buf));
+	vsk_save_conn(&s, c, true, &none, &none);
+	vsk_save_relay(&s, "over there", 10);
+	vsk_save_app(&s, "x", 1);
+	assert_int_equal(vsk_save_end(&s, &len), 0);
+	assert_int_equal(vsk_load_begin(&l, &to.v, 0, buf, len), 0);
+	assert_non_null(vsk_load_next(&l, &to_host, &to_guest));
+	assert_memory_equal(vsk_load_relay(&l, &n), "over there", 10);
+	assert_int_equal(n, 10);
+	assert_memory_equal(vsk_load_app(&l, &n), "x", 1);
+	assert_null(vsk_load_next(&l, &to_host, &to_guest));
+	assert_null(vsk_load_relay(&l, &n));
+	/* In another order it belongs to nothing. */
+	vsk_save_begin(&s, &g.v, buf, sizeof(buf));
+	vsk_save_conn(&s, c, true, &none, &none);
+	vsk_save_app(&s, "x", 1);
+	vsk_save_relay(&s, "over there", 10);
+	assert_int_equal(vsk_save_end(&s, &len), 0);
+	assert_int_equal(vsk_record_info(buf, len, &info), -EINVAL);
+}
+
 static void check_golden(int version)
 {
 	char path[4096];
@@ -495,7 +529,7 @@ static void test_contradictions_are_refused(void **state)
 		{ 64 + 71, 1, -EPROTONOSUPPORT }, /* flags */
 		{ 64 + 70, 16, -EPROTONOSUPPORT },
 		{ 64 + 70, 8, -EINVAL }, /* of a takeover */
-		{ 64 + 20, 3, -EINVAL }, /* other end */
+		{ 64 + 20, 1, -EINVAL }, /* other end */
 		{ 64 + 32, 5, -EINVAL }, /* rx_cnt - fwd_cnt is not what is in flight */
 		{ 64 + 40, 9, -EINVAL }, /* fwd_cnt beyond rx_cnt */
 		{ 64 + 4, 5, -EINVAL },  /* lengths do not add up */
@@ -833,6 +867,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_golden_files_of_all_versions),
 		cmocka_unit_test(test_one_connection_joins_others),
 		cmocka_unit_test(test_a_state_stands_behind_its_connection),
+		cmocka_unit_test(test_where_the_host_end_is_stands_there_too),
 		cmocka_unit_test(test_idle_connections_are_small),
 		cmocka_unit_test(test_save_that_does_not_fit),
 		cmocka_unit_test(test_not_kept_is_reset_on_arrival),

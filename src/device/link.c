@@ -1,0 +1,453 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * link.c - sockets of links.
+ *
+ *   DOWN        we shall dial again; only a peer that we dial is ever in this state
+ *   CONNECTING  connect(2) is under way
+ *   HELLO       the connection is up, its other end has not said who it is
+ *   UP          channels are bound and carry streams
+ *
+ * A Unix socket's other end must be of our own user (or root): SO_PEERCRED says it of whoever
+ * dialled, and of whoever listens.
+ */
+#include "link.h"
+#include "activation.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "daemon.h"
+#include "relay.h"
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+/* syscalls: accept4 socket(0=AF_UNIX) connect sendmsg recvfrom getrandom getsockopt geteuid unlink
+ * unlinkat */
+
+#define RECEIVE_BYTES (256U << 10)
+#define LOG_US        1000000u
+
+static uint8_t received[RECEIVE_BYTES];
+
+static uint64_t now(const struct dev_link *l)
+{
+	return l->daemon->loop.now_us;
+}
+
+static struct dev_relay *relay_of(struct rs_chan *c)
+{
+	return (struct dev_relay *)c;
+}
+
+static void watch(struct dev_peer *p, uint32_t events)
+{
+	struct dev_tag tag = { .what = DEV_ON_PEER, .slot = p->index, .gen = p->gen };
+	int r = dev_loop_watch(&p->link->daemon->loop, p->fd, events, tag);
+	if (r < 0)
+		hf_error("link %s: cannot watch: %s", p->address, strerror(-r));
+	p->watches_out = events & EPOLLOUT;
+}
+
+/* ---- peers ---- */
+
+static struct dev_peer *peer_new(struct dev_link *l, const char *address)
+{
+	size_t i = 0;
+	while (i < DEV_PEERS_MAX && l->peer[i])
+		i++;
+	struct dev_peer *p = i < DEV_PEERS_MAX ? calloc(1, sizeof(*p)) : NULL;
+	if (!p)
+		return NULL;
+	p->link = l;
+	p->index = (uint8_t)i;
+	p->fd = -1;
+	p->gen = (uint16_t)l->dialled; /* differs from that of the one before, mostly */
+	memcpy(p->address, address, strlen(address) + 1);
+	l->peer[i] = p;
+	return p;
+}
+
+static void unbind_all(struct dev_peer *p)
+{
+	for (struct rs_chan *c; (c = rs_mux_any(&p->mux)) != NULL;) {
+		struct dev_relay *r = relay_of(c);
+		rs_mux_unbind(&p->mux, c);
+		if (p->address[0] == '\0')
+			r->peer = NULL; /* it waits to be dialled, by whatever connection */
+		dev_relay_unbound(r);
+	}
+}
+
+/* The connection is over. One that they made is forgotten: p is not valid any more then. */
+static void peer_down(struct dev_peer *p, const char *why)
+{
+	struct dev_link *l = p->link;
+	if (p->state == DEV_PEER_UP)
+		l->lost++;
+	if (p->state == DEV_PEER_UP || now(l) >= p->logged_us + LOG_US) {
+		hf_info("link %s: down: %s", p->address[0] ? p->address : "(accepted)", why);
+		p->logged_us = now(l);
+	}
+	unbind_all(p);
+	dev_loop_close(&l->daemon->loop, &p->fd);
+	free(p->rest);
+	p->rest = NULL;
+	p->rest_len = 0;
+	p->gen++;
+	p->state = DEV_PEER_DOWN;
+	p->until_us = now(l) + DEV_LINK_REDIAL_US;
+	if (p->address[0] == '\0') {
+		l->peer[p->index] = NULL;
+		free(p);
+	}
+}
+
+static bool is_us(int fd)
+{
+	uid_t uid;
+	return unix_peer_uid(fd, &uid) == 0 && (uid == geteuid() || uid == 0);
+}
+
+/* The socket is connected: says hello. False: it was closed. */
+static void peer_begin(struct dev_peer *p, bool dials)
+{
+	rs_mux_init(&p->mux, dials, p->link->self);
+	p->state = DEV_PEER_HELLO;
+	p->until_us = now(p->link) + DEV_LINK_HELLO_US;
+	watch(p, EPOLLIN);
+}
+
+static void peer_connected(struct dev_peer *p)
+{
+	if (strncmp(p->address, "unix:", 5) == 0 && !is_us(p->fd)) {
+		p->link->refused++;
+		peer_down(p, "another user listens there: run both holdfastds as the same user");
+		return;
+	}
+	peer_begin(p, true);
+}
+
+static void peer_dial(struct dev_peer *p)
+{
+	struct dev_address a;
+	struct hf_err err;
+	p->link->dialled++;
+	int r = dev_address_parse(p->address, &a, &err);
+	hf_assert(r == 0); /* it was, when the peer was made */
+	p->fd = socket(a.sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (p->fd < 0) {
+		peer_down(p, strerror(errno));
+	} else if (connect(p->fd, (struct sockaddr *)&a.sa, a.len) == 0) {
+		peer_connected(p);
+	} else if (errno == EINPROGRESS) {
+		p->state = DEV_PEER_CONNECTING;
+		p->until_us = now(p->link) + DEV_LINK_HELLO_US;
+		watch(p, EPOLLOUT);
+	} else {
+		peer_down(p, strerror(errno));
+	}
+}
+
+struct dev_peer *dev_link_peer(struct dev_link *l, const char *address)
+{
+	struct dev_address a;
+	struct hf_err err;
+	for (size_t i = 0; i < DEV_PEERS_MAX; i++)
+		if (l->peer[i] && strcmp(l->peer[i]->address, address) == 0)
+			return l->peer[i];
+	if (!dev_link_is_open(l)) {
+		hf_warn("link %s: this holdfastd has no --link: nothing is relayed", address);
+		return NULL;
+	}
+	if (dev_address_parse(address, &a, &err) < 0) {
+		hf_warn("link: %s", err.text);
+		return NULL;
+	}
+	return peer_new(l, address);
+}
+
+void dev_link_use(struct dev_peer *p)
+{
+	p->users++;
+}
+
+void dev_link_unuse(struct dev_peer *p)
+{
+	if (p->users > 0)
+		p->users--;
+}
+
+void dev_link_bind(struct dev_relay *r)
+{
+	struct dev_peer *p = r->peer;
+	if (p && p->state == DEV_PEER_UP && rs_wants_dial(&r->chan.rs) &&
+		rs_mux_open(&p->mux, &r->chan) == 0)
+		return;
+	dev_relay_unbound(r);
+}
+
+/* It has said who it is: the streams that wait for it go on. */
+static void peer_up(struct dev_peer *p)
+{
+	struct dev_link *l = p->link;
+	p->state = DEV_PEER_UP;
+	hf_info("link %s: up", p->address[0] ? p->address : "(accepted)");
+	hf_list_for_each (n, &l->relays) {
+		struct dev_relay *r = HF_CONTAINER_OF(n, struct dev_relay, all_node);
+		if (r->peer == p && !r->asleep && r->chan.id == 0) {
+			dev_relay_bound(r);
+			dev_link_bind(r);
+		}
+	}
+}
+
+/* ---- input ---- */
+
+static int on_hello(struct dev_peer *p, const struct rs_mux_ev *ev)
+{
+	struct dev_relay *r = dev_relay_find(p->link, ev->token);
+	if (!r || !dev_relay_dialled(r)) {
+		p->link->refused++;
+		rs_mux_refuse(&p->mux, ev->id, ev->token);
+		return 0;
+	}
+	r->peer = p;
+	dev_relay_work(r);
+	return rs_mux_accept(&p->mux, &r->chan, ev->id);
+}
+
+static int on_event(struct dev_peer *p, const struct rs_mux_ev *ev)
+{
+	if (ev->kind == RS_MUX_HELLO)
+		return on_hello(p, ev);
+	if (ev->kind == RS_MUX_INPUT)
+		dev_relay_work(relay_of(ev->chan));
+	return 0;
+}
+
+/* Sends what there is: 1 when all is out, 0 when the socket takes no more, or -errno. */
+static int transmit(struct dev_peer *p)
+{
+	struct iovec iov[RS_MUX_OUTPUT_IOV];
+	for (int k; (k = rs_mux_output(&p->mux, iov)) > 0;) {
+		struct msghdr mh = { .msg_iov = iov, .msg_iovlen = (size_t)k };
+		ssize_t n = sendmsg(p->fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n < 0)
+			return errno == EAGAIN ? 0 : -errno;
+		struct rs_chan *c = rs_mux_sent(&p->mux, (size_t)n);
+		if (c && rs_over(&c->rs))
+			dev_relay_work(relay_of(c));
+	}
+	return 1;
+}
+
+/* Takes n bytes; what must wait until refusals are out is kept. 0 or -errno. */
+static int take(struct dev_peer *p, const uint8_t *data, size_t n)
+{
+	for (size_t at = 0; at < n;) {
+		struct rs_mux_ev ev;
+		ssize_t k = rs_mux_input(&p->mux, data + at, n - at, &ev);
+		int r = k < 0 ? (int)k : on_event(p, &ev);
+		if (r == 0 && k == 0)
+			r = transmit(p);
+		if (r < 0)
+			return r;
+		at += (size_t)k;
+		if (k == 0 && p->mux.n_refusals == RS_MUX_REFUSALS_MAX) {
+			p->rest = malloc(n - at);
+			p->rest_len = p->rest ? n - at : 0;
+			if (!p->rest)
+				return -ENOMEM;
+			memcpy(p->rest, data + at, n - at);
+			return 0;
+		}
+	}
+	return 0;
+}
+
+static int receive(struct dev_peer *p)
+{
+	if (p->rest) {
+		HF_CLEANUP(hf_freep) uint8_t *rest = p->rest;
+		p->rest = NULL;
+		return take(p, rest, p->rest_len);
+	}
+	ssize_t n = recv(p->fd, received, sizeof(received), MSG_DONTWAIT);
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	return n == 0 ? -ECONNRESET : take(p, received, (size_t)n);
+}
+
+static const char *why_down(int error)
+{
+	return error == -EPROTO       ? "the other end does not speak our protocol"
+	       : error == -ECONNRESET ? "closed by the other end"
+				      : strerror(-error);
+}
+
+void dev_link_on_peer(struct dev_link *l, struct dev_tag tag, uint32_t events)
+{
+	struct dev_peer *p = tag.slot < DEV_PEERS_MAX ? l->peer[tag.slot] : NULL;
+	if (!p || !dev_tag_is(tag, p->gen) || p->fd < 0)
+		return;
+	if (p->state == DEV_PEER_CONNECTING) {
+		int error = 0;
+		socklen_t len = sizeof(error);
+		if (getsockopt(p->fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
+			error = errno;
+		if (error)
+			peer_down(p, strerror(error));
+		else
+			peer_connected(p);
+		return;
+	}
+	int r = 0;
+	if (events & ~(uint32_t)EPOLLOUT)
+		r = receive(p);
+	if (r < 0)
+		peer_down(p, why_down(r));
+	else if (p->state == DEV_PEER_HELLO && p->mux.hello_in)
+		peer_up(p);
+}
+
+void dev_link_on_listen(struct dev_link *l)
+{
+	HF_CLEANUP(fd_closep)
+	int fd = accept4(l->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0)
+		return;
+	if (strncmp(l->daemon->opt.link, "unix:", 5) == 0 && !is_us(fd)) {
+		l->refused++;
+		hf_warn("link: another user's program was refused: run both holdfastds as the same "
+			"user");
+		return;
+	}
+	struct dev_peer *p = peer_new(l, "");
+	if (!p) {
+		l->refused++;
+		hf_warn("link: refused: %d links are open, which is the limit", DEV_PEERS_MAX);
+		return;
+	}
+	p->fd = fd_take(&fd);
+	peer_begin(p, false);
+}
+
+/* ---- the turn ---- */
+
+void dev_link_turn(struct dev_link *l)
+{
+	while (!hf_list_empty(&l->work)) {
+		struct dev_relay *r = HF_CONTAINER_OF(l->work.next, struct dev_relay, work_node);
+		hf_list_remove(&r->work_node);
+		r->working = false;
+		dev_relay_step(r);
+	}
+}
+
+/* Sends, dials, gives up; returns when it wants the next call. */
+static uint64_t peer_turn(struct dev_peer *p)
+{
+	struct dev_link *l = p->link;
+	if (p->state == DEV_PEER_DOWN && p->users > 0 && now(l) >= p->until_us)
+		peer_dial(p);
+	if (p->state == DEV_PEER_DOWN && p->users > 0)
+		return p->until_us;
+	if (p->state == DEV_PEER_DOWN) {
+		l->peer[p->index] = NULL;
+		free(p);
+		return UINT64_MAX;
+	}
+	if (p->state != DEV_PEER_UP && now(l) >= p->until_us) {
+		peer_down(p, "no answer in time");
+		return now(l) + DEV_LINK_REDIAL_US; /* it may be gone */
+	}
+	if (p->state == DEV_PEER_CONNECTING)
+		return p->until_us;
+	int r = transmit(p);
+	if (r < 0) {
+		peer_down(p, why_down(r));
+		return now(l) + DEV_LINK_REDIAL_US;
+	}
+	if (r == 1 && p->address[0] && p->users == 0) {
+		peer_down(p, "nothing is relayed any more");
+		return 0;
+	}
+	if ((r == 0) != p->watches_out)
+		watch(p, r == 0 ? EPOLLIN | EPOLLOUT : EPOLLIN);
+	return p->state == DEV_PEER_UP ? UINT64_MAX : p->until_us;
+}
+
+uint64_t dev_link_flush(struct dev_link *l)
+{
+	uint64_t next_us = UINT64_MAX;
+	while (!hf_list_empty(&l->waiting)) {
+		struct dev_relay *r = HF_CONTAINER_OF(l->waiting.next, struct dev_relay, wait_node);
+		next_us = r->until_us;
+		if (r->until_us > now(l))
+			break;
+		next_us = UINT64_MAX;
+		dev_relay_expire(r, -ETIMEDOUT);
+	}
+	for (size_t i = 0; i < DEV_PEERS_MAX; i++)
+		if (l->peer[i])
+			next_us = HF_MIN(next_us, peer_turn(l->peer[i]));
+	return hf_list_empty(&l->work) ? next_us : 0;
+}
+
+/* ---- set-up ---- */
+
+static int listen_at(const char *address, int *ret_fd, struct hf_err *reterr)
+{
+	struct dev_address a;
+	int r = dev_address_parse(address, &a, reterr);
+	if (r < 0)
+		return r;
+	if (!dev_address_is_tcp(&a))
+		r = dev_listen(SOCK_STREAM, address + 5, 0600, DEV_LINK_BACKLOG, ret_fd);
+	else
+		r = -EPROTONOSUPPORT;
+	return r < 0 ? hf_err_set(reterr, r, "link %s: cannot listen: %s", address, strerror(-r))
+		     : 0;
+}
+
+int dev_link_open(struct dev_link *l, struct dev_daemon *d, struct hf_err *reterr)
+{
+	l->daemon = d;
+	l->listen_fd = -1;
+	l->timeout_us = (uint64_t)d->opt.link_timeout_ms * 1000;
+	hf_list_init(&l->relays);
+	hf_list_init(&l->work);
+	hf_list_init(&l->waiting);
+	if (d->opt.link[0] == '\0')
+		return 0;
+	if (getrandom(l->self, sizeof(l->self), 0) != sizeof(l->self))
+		return hf_err_set(reterr, -EIO, "link: no random bytes");
+	int r = listen_at(d->opt.link, &l->listen_fd, reterr);
+	if (r == 0)
+		r = dev_loop_watch(&d->loop, l->listen_fd, EPOLLIN,
+			(struct dev_tag){ .what = DEV_ON_LINK_LISTEN });
+	return r;
+}
+
+void dev_link_close(struct dev_link *l)
+{
+	if (!l->daemon)
+		return; /* never opened */
+	while (!hf_list_empty(&l->relays))
+		dev_relay_expire(
+			HF_CONTAINER_OF(l->relays.next, struct dev_relay, all_node), -ECONNRESET);
+	for (size_t i = 0; i < DEV_PEERS_MAX; i++)
+		if (l->peer[i]) {
+			dev_loop_close(&l->daemon->loop, &l->peer[i]->fd);
+			free(l->peer[i]->rest);
+			free(l->peer[i]);
+			l->peer[i] = NULL;
+		}
+	free(l->slot);
+	if (l->listen_fd >= 0) {
+		dev_loop_close(&l->daemon->loop, &l->listen_fd);
+		dev_unlisten(l->daemon->opt.link + 5);
+	}
+}
