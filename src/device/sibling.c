@@ -133,6 +133,7 @@ void dev_sibling_inherit(struct dev_conn *c, struct dev_relay *r)
 	struct dev_conn *other = unpair(c);
 	other->given = 0;
 	other->relay = r;
+	vsk_unrelay(&vm->vsk, &other->core);
 	r->kind = DEV_RELAY_CONN;
 	r->vm = vm;
 	r->c = other;

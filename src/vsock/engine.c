@@ -794,6 +794,13 @@ void vsk_relay(struct vsk *v, struct vsk_conn *c, const struct vsk_conn *far, bo
 		credit_refresh(v, c);
 }
 
+void vsk_unrelay(struct vsk *v, struct vsk_conn *c)
+{
+	c->relayed = false;
+	if (c->state == VSK_OPEN)
+		vsk_conn_ctl(v, c, VSK_CTL_CREDIT_UPDATE);
+}
+
 void vsk_ask(struct vsk *v, struct vsk_conn *c)
 {
 	if (c->state == VSK_OPEN)

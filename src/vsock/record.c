@@ -438,8 +438,7 @@ static int check_conn(const struct part *p, bool takeover)
 		return r;
 	if (sibling && (!vsk_cid_usable(le32_at(b + CONN_PEER_CID)) || f.n_guest || f.ends_guest))
 		return -EINVAL;
-	if (sibling && !takeover &&
-		(type != VSK_TYPE_STREAM || b[CONN_STATE] != CONN_STATE_OPEN))
+	if (sibling && !takeover && (type != VSK_TYPE_STREAM || b[CONN_STATE] != CONN_STATE_OPEN))
 		return -EINVAL;
 	if ((le16_at(b + CONN_FLAGS) & CONN_FLAG_CLAIMED) && !takeover)
 		return -EINVAL;
