@@ -3,6 +3,7 @@
 #include "base/fd.h"
 #include "boot/boot.h"
 #include "boot/ports.h"
+#include "net/lease.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -36,6 +37,8 @@ int main(int argc, char *argv[])
 	struct hf_err err = { 0 };
 	struct agt_keeper keeper;
 	bool init = getpid() == 1;
+	if (agt_lease_is_script())
+		return agt_lease_script(argc, argv);
 	int r = agt_flags_parse(&flags, argc, argv, &err);
 	if (r < 0 && !init) {
 		(void)fprintf(stderr, "holdfast-agent: %s\n", err.text);

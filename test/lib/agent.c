@@ -193,6 +193,7 @@ static void set_up(void)
 	hf_assert(mkdtemp(folder));
 	agent.flags = &flags;
 	agent.oom_fd = -1;
+	agent.state.fd = -1;
 	hf_list_init(&agent.containers);
 	hf_list_init(&agent.processes);
 	hf_list_init(&agent.resumables);

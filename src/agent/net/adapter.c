@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 #include "adapter.h"
-#include "agent/proc/worker.h"
 #include "base/fd.h"
 #include <ctype.h>
 #include <dirent.h>
@@ -15,10 +14,9 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#define VMBUS      "/sys/bus/vmbus/devices"
-#define NET        "/sys/class/net"
-#define LOOK_MS    10
-#define DHCP_TRIES "5"
+#define VMBUS   "/sys/bus/vmbus/devices"
+#define NET     "/sys/class/net"
+#define LOOK_MS 10
 
 static void refuse(struct agt_fields *f, const char *what, const char *text, const char *want)
 {
@@ -185,9 +183,10 @@ static int add_route(int nl, const struct agt_adapter *ad, const struct agt_rout
 	return agt_nl_route(nl, &route);
 }
 
-static int add_all(int nl, const struct agt_adapter *ad, unsigned index, struct hf_err *reterr)
+int agt_adapter_apply(const struct agt_adapter *ad, unsigned index, struct hf_err *reterr)
 {
-	int r = 0;
+	HF_CLEANUP(fd_closep) int nl = agt_nl_open();
+	int r = nl < 0 ? hf_err_set(reterr, nl, "rtnetlink: %s", strerror(-nl)) : 0;
 	for (size_t i = 0; r == 0 && i < ad->n_addresses; i++) {
 		r = agt_nl_address(nl, index, &ad->address[i]);
 		if (r == 0 && ad->low_metric)
@@ -204,15 +203,6 @@ static int add_all(int nl, const struct agt_adapter *ad, unsigned index, struct 
 			return hf_err_set(reterr, r, "Routes[%zu]: %s", i, strerror(-r));
 	}
 	return 0;
-}
-
-static int lease(const char *name, struct hf_err *reterr)
-{
-	static const char script[] = "/sbin/udhcpc_config.script";
-	const char *argv[] = { "udhcpc", "-q", "-n", "-f", "-t", DHCP_TRIES, "-T", "3", "-i", name,
-		access(script, X_OK) == 0 ? "-s" : NULL, script, NULL };
-	int r = agt_work_run(argv, reterr);
-	return r < 0 ? hf_err_prefix(reterr, "IPConfigs: none, and no lease") : 0;
 }
 
 /* Out of this name space and into that of the process, whose the worker becomes. */
@@ -251,5 +241,7 @@ int agt_adapter_bring_up(const struct agt_adapter *ad, pid_t pid, struct hf_err 
 	r = agt_nl_link_up(nl, index, true);
 	if (r < 0)
 		return hf_err_set(reterr, r, "%s: cannot bring it up: %s", name, strerror(-r));
-	return ad->n_addresses ? add_all(nl, ad, index, reterr) : lease(name, reterr);
+	if (ad->n_addresses)
+		r = agt_adapter_apply(ad, index, reterr);
+	return r < 0 ? r : hf_err_set(reterr, 0, "%s", name);
 }

@@ -4,7 +4,7 @@
  * it runs in a worker, which enters the container's network name space.
  *
  * An adapter is found by its VMBus id where there is a VMBus, and by its MAC address elsewhere.
- * With IPConfigs it gets these addresses and Routes; without, udhcpc asks for a lease.
+ * With IPConfigs it gets these addresses and Routes; without, a lease (lease.h).
  */
 #ifndef AGT_NET_ADAPTER_H
 #define AGT_NET_ADAPTER_H
@@ -37,8 +37,12 @@ void agt_adapter_read(struct agt_fields *f, struct agt_adapter *ret);
 /* The name of the interface: waits for it. */
 int agt_adapter_find(const struct agt_adapter *ad, char name[IF_NAMESIZE], struct hf_err *reterr);
 
-/* Moves the adapter into the network name space of the process (0: leaves it where it is) and
+/* The text of *reterr becomes the interface's name, the code stays 0, when it succeeds.
+ * Moves the adapter into the network name space of the process (0: leaves it where it is) and
  * brings it up there. The caller is in that name space afterwards. */
 int agt_adapter_bring_up(const struct agt_adapter *ad, pid_t pid, struct hf_err *reterr);
+
+/* Gives the interface, which is up and in the caller's name space, the addresses and routes. */
+int agt_adapter_apply(const struct agt_adapter *ad, unsigned index, struct hf_err *reterr);
 
 #endif

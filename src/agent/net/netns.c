@@ -2,13 +2,15 @@
 #include "netns.h"
 #include "agent/agent.h"
 #include "agent/keep/restore.h"
-#include "base/fd.h"
+#include "base/log.h"
+#include "lease.h"
 #include <errno.h>
-#include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+
+/* What an adapter is called in its container, kept with its settings. */
+#define INTERFACE "HoldfastInterface"
 
 struct agt_netns *agt_netns_find(struct agt *a, const char *id)
 {
@@ -18,6 +20,15 @@ struct agt_netns *agt_netns_find(struct agt *a, const char *id)
 			return ns;
 	}
 	return NULL;
+}
+
+/* The adapter's place; n when it has none. */
+static size_t index_of(const struct agt_netns *ns, const char *adapter)
+{
+	size_t i = 0;
+	while (i < ns->n && strcasecmp(ns->adapter[i].id, adapter))
+		i++;
+	return i;
 }
 
 void agt_netns_put(struct agt *a, const struct agt_netns *ns)
@@ -30,6 +41,25 @@ void agt_netns_put(struct agt *a, const struct agt_netns *ns)
 	agt_state_put(&a->state, "netns", ns->id,
 		json_pack("{s:s*, s:o}", "user", ns->user ? ns->user->id : NULL, "adapters",
 			adapters));
+}
+
+/* The adapter's lease, if it takes one: 1, 0 when it does not, or -errno. */
+static int lease(struct agt *a, struct agt_netns *ns, size_t i, pid_t pid, agt_leased_fn *fn,
+	void *arg, struct hf_err *reterr)
+{
+	struct agt_adapter ad;
+	struct agt_fields f = { .obj = ns->adapter[i].settings, .prefix = "Settings." };
+	const char *interface = agt_field_string(&f, INTERFACE, "");
+	agt_adapter_read(&f, &ad);
+	if (ad.n_addresses > 0 || !interface[0])
+		return 0;
+	const struct agt_lease_spec spec = { .pid = pid,
+		.interface = interface,
+		.bundle = ns->user && !ad.dns_servers[0] ? ns->user->bundle : NULL,
+		.low_metric = ad.low_metric };
+	agt_lease_stop(ns->adapter[i].lease);
+	ns->adapter[i].lease = agt_lease_start(a, &spec, fn, arg, reterr);
+	return ns->adapter[i].lease ? 1 : reterr->code;
 }
 
 static void end_unused(struct agt *a, struct agt_netns *ns)
@@ -63,9 +93,8 @@ int agt_netns_add(
 		ns = begin(a, ad->namespace_id);
 	if (!ns)
 		return -ENOSPC;
-	for (size_t i = 0; i < ns->n; i++)
-		if (!strcasecmp(ns->adapter[i].id, ad->id))
-			return -EEXIST;
+	if (index_of(ns, ad->id) < ns->n)
+		return -EEXIST;
 	if (ns->n == AGT_ADAPTERS_MAX)
 		return -ENOSPC;
 	json_t *copy = json_deep_copy(settings);
@@ -76,6 +105,7 @@ int agt_netns_add(
 	if (ns->n > 0)
 		json_object_set_new(copy, "EnableLowMetric", json_true());
 	(void)snprintf(ns->adapter[ns->n].id, sizeof(ns->adapter[0].id), "%s", ad->id);
+	ns->adapter[ns->n].lease = NULL;
 	ns->adapter[ns->n++].settings = copy;
 	agt_netns_put(a, ns);
 	*ret = ns;
@@ -101,6 +131,13 @@ static void restore(struct agt_heir *h, const char *id, json_t *o)
 		ns->adapter[i].settings = json_incref(settings);
 		ns->n++;
 	}
+	/* the clients went with the agent */
+	pid_t pid = ns->user && ns->user->init ? ns->user->init->pid : 0;
+	for (i = 0; pid && i < ns->n; i++) {
+		struct hf_err err = { 0 };
+		if (lease(h->a, ns, i, pid, NULL, NULL, &err) < 0)
+			hf_warn("adapter %s: %s", ns->adapter[i].id, err.text);
+	}
 }
 
 void agt_netns_restore(struct agt_heir *h)
@@ -117,12 +154,11 @@ void agt_netns_restore(struct agt_heir *h)
 void agt_netns_remove(struct agt *a, const char *id, const char *adapter)
 {
 	struct agt_netns *ns = agt_netns_find(a, id);
-	size_t i = 0;
-	while (ns && i < ns->n && strcasecmp(ns->adapter[i].id, adapter))
-		i++;
+	size_t i = ns ? index_of(ns, adapter) : 0;
 	if (!ns || i == ns->n)
 		return;
 	json_decref(ns->adapter[i].settings);
+	agt_lease_stop(ns->adapter[i].lease);
 	memmove(&ns->adapter[i], &ns->adapter[i + 1], (--ns->n - i) * sizeof(ns->adapter[0]));
 	end_unused(a, ns);
 }
@@ -134,42 +170,88 @@ void agt_netns_let_go(struct agt *a, const struct agt_container *c)
 		if (ns->user != c)
 			continue;
 		ns->user = NULL;
+		for (size_t i = 0; i < ns->n; i++) {
+			agt_lease_stop(ns->adapter[i].lease);
+			ns->adapter[i].lease = NULL;
+		}
 		end_unused(a, ns);
 	}
 }
 
-/* What a worker gets: its copy of the memory is the agent's at this moment. */
+/* Adapters are brought up one after the other. Meanwhile the name space may lose some, or end. */
 struct job {
-	const struct agt_netns *ns;
-	size_t first;
+	struct agt *a;
+	char ns[AGT_FIELD_NAME_MAX];
+	char id[AGT_FIELD_NAME_MAX]; /* of the adapter that is being brought up; "": none yet */
+	size_t next;                 /* its place, or that of the one that follows */
 	pid_t pid;
+	json_t *settings; /* of this adapter */
 	agt_worked_fn *done;
 	void *arg;
 };
 
+static void end_job(struct job *j, const struct hf_err *err)
+{
+	j->done(j->arg, err);
+	json_decref(j->settings);
+	free(j);
+}
+
+/* In the worker. */
 static int bring_up(void *arg, struct hf_err *reterr)
 {
 	const struct job *j = arg;
-	HF_CLEANUP(fd_closep) int home = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
-	int r = home < 0 ? -errno : 0;
-	for (size_t i = j->first; r == 0 && i < j->ns->n; i++) {
-		char name[IF_NAMESIZE];
-		struct agt_adapter ad;
-		struct agt_fields f = { .obj = j->ns->adapter[i].settings, .prefix = "Settings." };
-		agt_adapter_read(&f, &ad);
-		r = j->pid ? agt_adapter_bring_up(&ad, j->pid, reterr)
-			   : agt_adapter_find(&ad, name, reterr);
-		if (r == 0 && setns(home, CLONE_NEWNET) < 0)
-			r = -errno;
-	}
-	return r;
+	char name[IF_NAMESIZE];
+	struct agt_adapter ad;
+	struct agt_fields f = { .obj = j->settings, .prefix = "Settings." };
+	agt_adapter_read(&f, &ad);
+	return j->pid ? agt_adapter_bring_up(&ad, j->pid, reterr)
+		      : agt_adapter_find(&ad, name, reterr);
 }
 
-static void on_done(void *arg, const struct hf_err *err)
+static void bring_up_next(struct job *j, const struct hf_err *before);
+
+static void on_leased(void *arg, const struct hf_err *err)
+{
+	bring_up_next(arg, err);
+}
+
+/* The text is the interface's name. */
+static void on_up(void *arg, const struct hf_err *up)
 {
 	struct job *j = arg;
-	j->done(j->arg, err);
-	free(j);
+	struct hf_err err = *up;
+	struct agt_netns *ns = agt_netns_find(j->a, j->ns);
+	size_t i = ns ? index_of(ns, j->id) : 0;
+	if (up->code == 0 && j->pid && (!ns || i == ns->n))
+		(void)hf_err_set(&err, -ENODEV, "ID: adapter %s was removed meanwhile", j->id);
+	if (err.code != 0 || !j->pid) {
+		bring_up_next(j, &err);
+		return;
+	}
+	json_object_set_new(ns->adapter[i].settings, INTERFACE, json_string(up->text));
+	agt_netns_put(j->a, ns);
+	if (lease(j->a, ns, i, j->pid, on_leased, j, &err) <= 0)
+		bring_up_next(j, &err);
+}
+
+/* The next adapter; the end of the job when there is none, or the one before has failed. */
+static void bring_up_next(struct job *j, const struct hf_err *before)
+{
+	struct hf_err err = { 0 };
+	struct agt_netns *ns = agt_netns_find(j->a, j->ns);
+	const struct agt_work w = { .what = "Network", .fn = bring_up, .done = on_up, .arg = j };
+	if (ns && j->id[0] && index_of(ns, j->id) < ns->n)
+		j->next = index_of(ns, j->id) + 1; /* others may have gone */
+	if (before->code != 0 || !ns || j->next >= ns->n) {
+		end_job(j, before);
+		return;
+	}
+	json_decref(j->settings);
+	j->settings = json_incref(ns->adapter[j->next].settings);
+	memcpy(j->id, ns->adapter[j->next].id, sizeof(j->id));
+	if (agt_work_start(j->a, &w, &err) < 0)
+		end_job(j, &err);
 }
 
 int agt_netns_bring_up(struct agt *a, const struct agt_netns *ns, size_t first, pid_t pid,
@@ -178,12 +260,11 @@ int agt_netns_bring_up(struct agt *a, const struct agt_netns *ns, size_t first, 
 	struct job *j = calloc(1, sizeof(*j));
 	if (!j)
 		return hf_err_set(reterr, -ENOMEM, "Network: no memory");
-	*j = (struct job){ .ns = ns, .first = first, .pid = pid, .done = done, .arg = arg };
-	const struct agt_work w = { .what = "Network", .fn = bring_up, .done = on_done, .arg = j };
-	int r = agt_work_start(a, &w, reterr);
-	if (r < 0)
-		free(j);
-	return r;
+	*j = (struct job){ .a = a, .next = first, .pid = pid, .done = done, .arg = arg };
+	memcpy(j->ns, ns->id, sizeof(j->ns));
+	const struct hf_err none = { 0 };
+	bring_up_next(j, &none);
+	return 0;
 }
 
 /* The entries of a comma list, each after `before`; counts them. */

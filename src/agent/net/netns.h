@@ -28,6 +28,7 @@ struct agt_netns {
 	struct {
 		char id[AGT_FIELD_NAME_MAX];
 		json_t *settings;
+		struct agt_lease *lease; /* NULL: it has none, or no container yet */
 	} adapter[AGT_ADAPTERS_MAX];
 };
 
@@ -51,7 +52,8 @@ void agt_netns_restore(struct agt_heir *h);
 void agt_netns_let_go(struct agt *a, const struct agt_container *c);
 
 /* Waits for the adapters from `first` on, and with a pid moves them into the network name space of
- * that process (of the agent, when it is its own) and brings them up, in a worker. */
+ * that process (of the agent, when it is its own) and brings them up, one after the other, each in
+ * a worker; then asks for its lease if it takes one. The callback comes when all are done. */
 int agt_netns_bring_up(struct agt *a, const struct agt_netns *ns, size_t first, pid_t pid,
 	agt_worked_fn *done, void *arg, struct hf_err *reterr);
 

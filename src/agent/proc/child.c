@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -131,6 +132,12 @@ void agt_children_release(struct agt_children *cs)
 		cs->n_exits = 0;
 }
 
+static int enter(const char *netns)
+{
+	int fd = open(netns, O_RDONLY | O_CLOEXEC);
+	return fd < 0 ? fd : setns(fd, CLONE_NEWNET);
+}
+
 /* Runs in the child, on the parent's memory and with all signals blocked: system calls only, and
  * nothing of the parent's is written but *ret_errno. */
 static void child_exec(const struct agt_spawn *s, const struct rlimit *nofile, const int fd[3],
@@ -149,6 +156,8 @@ static void child_exec(const struct agt_spawn *s, const struct rlimit *nofile, c
 		goto fail;
 	if (s->dies_with_agent)
 		(void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* cannot fail for a signal */
+	if (s->netns && enter(s->netns) < 0)
+		goto fail;
 	int adj = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 	ssize_t given_up = write(adj, "0", 1);  /* the agent's protection is not its children's */
 	(void)given_up;                         /* an agent that has none cannot give it up */

@@ -52,6 +52,7 @@ struct agt_spawn {
 	const char *const *argv;
 	const char *const *env; /* NULL: the agent's own */
 	const char *cwd;        /* NULL: the agent's own */
+	const char *netns;      /* path of a network name space to run in; NULL: the agent's own */
 	int fd[3];              /* become 0, 1, 2; -1: /dev/null */
 	int console;          /* >= 0: a terminal: new session, controlling terminal and 0, 1, 2 */
 	bool dies_with_agent; /* killed when the agent dies; else it goes on */

@@ -8,15 +8,17 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 
 #define LINE_LEN_MAX 900 /* bytes of a program's line that are logged */
 
-struct helper {
+struct agt_helper {
+	struct hf_list link;
 	struct agt *a;
-	char **argv;
+	struct agt_helper_spec spec;
 	struct agt_child child;
 	struct agt_timer *timer;
 	struct agt_watch *watch;
@@ -27,7 +29,7 @@ struct helper {
 	unsigned long starts;
 };
 
-static struct helper helpers[AGT_HELPERS_MAX];
+static struct hf_list helpers = { &helpers, &helpers };
 static size_t n_helpers;
 
 uint32_t agt_restart_delay(uint32_t delay_ms, uint64_t ran_ms)
@@ -37,7 +39,7 @@ uint32_t agt_restart_delay(uint32_t delay_ms, uint64_t ran_ms)
 	return HF_MIN(delay_ms + delay_ms / 2, AGT_RESTART_MAX_MS);
 }
 
-static void stop_reading(struct helper *h)
+static void stop_reading(struct agt_helper *h)
 {
 	agt_watch_free(h->watch);
 	h->watch = NULL;
@@ -47,7 +49,7 @@ static void stop_reading(struct helper *h)
 
 static void on_output(void *arg, int events)
 {
-	struct helper *h = arg;
+	struct agt_helper *h = arg;
 	char buf[2048], *line;
 	(void)events;
 	ssize_t n = read(h->out, buf, sizeof(buf));
@@ -58,15 +60,18 @@ static void on_output(void *arg, int events)
 		return;
 	}
 	int r;
-	while ((r = hf_lines_next(&h->lines, &line)) == 1)
-		hf_info("%s: %s", h->argv[0], line);
+	while ((r = hf_lines_next(&h->lines, &line)) == 1) {
+		hf_info("%s: %s", h->spec.argv[0], line);
+		if (h->spec.line)
+			h->spec.line(h->spec.arg, line);
+	}
 	if (r < 0) { /* too long, or no text: from the next bytes on again */
 		hf_lines_done(&h->lines);
 		hf_lines_init(&h->lines, LINE_LEN_MAX);
 	}
 }
 
-static void again(struct helper *h, uint64_t ran_ms)
+static void again(struct agt_helper *h, uint64_t ran_ms)
 {
 	uint16_t random = 0;
 	h->delay_ms = agt_restart_delay(h->delay_ms, ran_ms);
@@ -76,68 +81,110 @@ static void again(struct helper *h, uint64_t ran_ms)
 
 static void on_ended(void *arg, int status)
 {
-	struct helper *h = arg;
+	struct agt_helper *h = arg;
 	uint64_t ran_ms = (agt_now_us() - h->began_us) / 1000;
 	again(h, ran_ms);
 	hf_warn("%s: ended after %lu ms, exit code %u; start %lu follows in about %u ms",
-		h->argv[0], (unsigned long)ran_ms, agt_exit_code(status), h->starts + 1,
+		h->spec.argv[0], (unsigned long)ran_ms, agt_exit_code(status), h->starts + 1,
 		h->delay_ms);
 }
 
-static void start(void *arg)
+static int spawn(struct agt_helper *h, struct hf_err *reterr)
 {
-	struct helper *h = arg;
-	struct hf_err err = { 0 };
 	int fds[2];
-	if (h->a->stopping)
-		return;
 	stop_reading(h);
 	hf_lines_init(&h->lines, LINE_LEN_MAX);
 	h->began_us = agt_now_us();
 	h->starts++;
-	if (pipe2(fds, O_CLOEXEC) < 0) {
-		again(h, 0);
-		return;
-	}
-	const struct agt_spawn s = {
-		.argv = (const char *const *)h->argv,
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return hf_err_set(
+			reterr, -errno, "%s: no pipe: %s", h->spec.argv[0], strerror(errno));
+	const struct agt_spawn s = { .argv = h->spec.argv,
+		.env = h->spec.env,
+		.netns = h->spec.netns,
 		.fd = { -1, fds[1], fds[1] },
 		.console = -1,
-		.dies_with_agent = true,
-	};
-	int r = agt_child_spawn(&h->a->children, &s, &h->child, &err);
+		.dies_with_agent = true };
+	int r = agt_child_spawn(&h->a->children, &s, &h->child, reterr);
 	(void)close(fds[1]);
 	h->out = fds[0];
 	(void)fd_set_nonblock(h->out, true); /* a pipe; fails on bad descriptors only */
 	if (r == 0 && agt_watch_new(&h->a->loop, h->out, on_output, h, &h->watch) == 0)
 		agt_watch_set(h->watch, UV_READABLE);
-	if (r < 0) {
-		again(h, 0);
-		hf_warn("%s: start %lu: %s", h->argv[0], h->starts, err.text);
-	}
+	return r;
 }
 
+static void start_again(void *arg)
+{
+	struct agt_helper *h = arg;
+	struct hf_err err = { 0 };
+	if (h->a->stopping || spawn(h, &err) == 0)
+		return;
+	again(h, 0);
+	hf_warn("start %lu: %s", h->starts, err.text);
+}
+
+static struct agt_helper *new_helper(
+	struct agt *a, const struct agt_helper_spec *spec, struct hf_err *reterr)
+{
+	struct agt_helper *h = n_helpers < AGT_HELPERS_MAX ? calloc(1, sizeof(*h)) : NULL;
+	struct agt_timer *timer = h ? agt_timer_new(&a->loop, start_again, h) : NULL;
+	if (!timer) {
+		free(h);
+		(void)hf_err_set(reterr, -ENOMEM, "%s: no memory, or more than %d helpers",
+			spec->argv[0], AGT_HELPERS_MAX);
+		return NULL;
+	}
+	*h = (struct agt_helper){ .a = a, .spec = *spec, .out = -1, .timer = timer };
+	h->child.fn = on_ended;
+	h->child.arg = h;
+	hf_list_append(&helpers, &h->link);
+	n_helpers++;
+	return h;
+}
+
+struct agt_helper *agt_helper_start(
+	struct agt *a, const struct agt_helper_spec *spec, struct hf_err *reterr)
+{
+	struct agt_helper *h = new_helper(a, spec, reterr);
+	if (!h || spawn(h, reterr) == 0)
+		return h;
+	agt_helper_stop(h);
+	return NULL;
+}
+
+void agt_helper_stop(struct agt_helper *h)
+{
+	if (!h)
+		return;
+	if (h->child.pid > 0)
+		(void)kill(h->child.pid, SIGKILL); /* not reaped yet: the pid is its own */
+	agt_child_forget(&h->child);
+	stop_reading(h);
+	agt_timer_free(h->timer);
+	hf_list_remove(&h->link);
+	n_helpers--;
+	free(h);
+}
+
+/* A command that runs as long as the agent does; its first start comes in a later turn. */
 static void add(struct agt *a, const char *command)
 {
 	size_t n = 0;
-	struct helper *h = &helpers[n_helpers];
+	struct hf_err err = { 0 };
 	char **argv = agt_words_split(command, &n);
-	if (!argv || n == 0 || n_helpers == AGT_HELPERS_MAX) {
-		hf_warn("helper \"%s\": %s", command,
-			n_helpers == AGT_HELPERS_MAX ? "too many" : "no command");
+	const struct agt_helper_spec spec = { .argv = (const char *const *)argv };
+	struct agt_helper *h = NULL;
+	if (!argv || n == 0)
+		hf_warn("helper \"%s\": no command", command);
+	else if (n_helpers >= AGT_HELPERS_FILE_MAX)
+		hf_warn("helper \"%s\": too many", command);
+	else if (!(h = new_helper(a, &spec, &err)))
+		hf_warn("helper: %s", err.text);
+	if (h)
+		agt_timer_set(h->timer, 0);
+	else
 		free(argv);
-		return;
-	}
-	*h = (struct helper){ .a = a, .argv = argv, .out = -1 };
-	h->timer = agt_timer_new(&a->loop, start, h);
-	h->child.fn = on_ended;
-	h->child.arg = h;
-	if (!h->timer) {
-		free(argv);
-		return;
-	}
-	n_helpers++;
-	agt_timer_set(h->timer, 0);
 }
 
 /* The PTP clock of the hypervisor: of Hyper-V, or of KVM. */
@@ -198,9 +245,13 @@ void agt_monitor_start(struct agt *a, const char *file, bool time_sync)
 
 bool agt_monitor_describe(size_t i, char *text, size_t cap)
 {
-	if (i >= n_helpers)
-		return false;
-	(void)snprintf(text, cap, "helper %s: %s, %lu starts", helpers[i].argv[0],
-		helpers[i].child.pid ? "running" : "waiting to start", helpers[i].starts);
-	return true;
+	hf_list_for_each (l, &helpers) {
+		const struct agt_helper *h = HF_CONTAINER_OF(l, struct agt_helper, link);
+		if (i-- > 0)
+			continue;
+		(void)snprintf(text, cap, "helper %s: %s, %lu starts", h->spec.argv[0],
+			h->child.pid ? "running" : "waiting to start", h->starts);
+		return true;
+	}
+	return false;
 }
