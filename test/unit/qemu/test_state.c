@@ -144,7 +144,7 @@ static void way(const char *want)
 static void device_is_another(void **state)
 {
 	(void)state;
-	for (int i = 0; i < 8; i++) {
+	for (int i = 0; i < 12; i++) {
 		struct subsection s = accepted(6, i & 1 ? STATE_STREAM : STATE_AUTO);
 		uintptr_t *d = fake.device;
 		int at = fake.at;
@@ -162,6 +162,15 @@ static void device_is_another(void **state)
 			break;
 		case 3: /* or has another number of them */
 			d[at + 41] = 3;
+			break;
+		case 4: /* three pointers, between those of its virtqueues */
+			d[at - 2] = (uintptr_t)&d[at];
+			break;
+		case 5: /* two of them */
+			d[at + 200] = 0;
+			d[at + 199] = d[at + 199 - FAKE_VQ] = (uintptr_t)&d[at + 200];
+			d[at + 240] = (uintptr_t)&d[at + 200 - (ptrdiff_t)2 * FAKE_VQ];
+			d[at + 241] = 2;
 			break;
 		}
 		assert_int_equal(s.needed(d), i & 1);
