@@ -107,6 +107,44 @@ void dev_unlisten(const char *path)
 		(void)unlink(path); /* gone already is as good */
 }
 
+bool dev_activation_at(size_t i, const char **ret_path, int *ret_fd)
+{
+	if (i >= n_passed)
+		return false;
+	*ret_path = passed[i].addr.sun_path;
+	*ret_fd = passed[i].fd;
+	return true;
+}
+
+int dev_activation_add(const char *path, int fd)
+{
+	struct passed p = { .fd = fd };
+	if (n_passed == DEV_ACTIVATION_MAX || unix_addr(path, &p.addr) < 0) {
+		fd_closep(&fd);
+		return -ENOSPC;
+	}
+	passed[n_passed++] = p;
+	return 0;
+}
+
+void dev_activation_forget(void)
+{
+	while (n_passed > 0)
+		fd_closep(&passed[--n_passed].fd);
+	fd_closep(&notify_fd);
+}
+
+int dev_notify_fd(void)
+{
+	return notify_fd;
+}
+
+void dev_notify_adopt(int fd)
+{
+	fd_closep(&notify_fd);
+	notify_fd = fd;
+}
+
 void dev_notify(const char *state)
 {
 	if (notify_fd >= 0 && send(notify_fd, state, strlen(state), MSG_NOSIGNAL) < 0)

@@ -114,6 +114,24 @@ int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd)
 	return r;
 }
 
+int dev_conn_adopt(struct dev_vm *vm, struct dev_conn *c, int fd)
+{
+	c->fd = fd;
+	if (fd >= 0 && c->core.state == VSK_DIALLING) /* forward.c waits for the answer */
+		return dev_loop_watch(
+			vm->loop, fd, EPOLLOUT, dev_vm_tag(vm, DEV_ON_CONN, c->slot, c->core.gen));
+	return fd < 0 ? 0 : watch(vm, c, waits(c));
+}
+
+void dev_conn_forget(struct dev_conn *c)
+{
+	fd_closep(&c->fd);
+	drop_to_host(c);
+	ring_free(&c->to_guest);
+	ring_free(&c->to_guest_ends);
+	free(c->app);
+}
+
 void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
 {
 	if (c->dialling)

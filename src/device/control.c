@@ -9,6 +9,7 @@
 #include "counters.h"
 #include "daemon.h"
 #include "relay.h"
+#include "takeover.h"
 #include "vm.h"
 #include <errno.h>
 #include <jansson.h>
@@ -436,6 +437,16 @@ static int cmd_log_level(struct request *rq, struct hf_err *reterr)
 	return 0;
 }
 
+/* The client's connection is the takeover's from here on: this end of it is closed. */
+static int cmd_takeover(struct request *rq, struct hf_err *reterr)
+{
+	int r = dev_takeover_asked(rq->daemon, rq->client->fd, reterr);
+	if (r < 0)
+		return r;
+	rq->client->closing = true;
+	return LATER;
+}
+
 static int cmd_counters(struct request *rq, struct hf_err *reterr)
 {
 	(void)reterr; /* nothing can be refused */
@@ -475,6 +486,7 @@ static const struct command {
 	{ "conn-reset", true, cmd_conn_reset },
 	{ "counters", true, cmd_counters },
 	{ "log-level", false, cmd_log_level },
+	{ "takeover", false, cmd_takeover },
 };
 
 static int find_vm(struct request *rq, struct hf_err *reterr)
@@ -722,6 +734,8 @@ static int client_lines(struct dev_control *c, struct dev_client *cl)
 			return r < 0 ? r : FOR_ROOM;
 		if (cl->quiesces)
 			return FOR_OTHERS;
+		if (cl->closing)
+			return -ESHUTDOWN;
 		r = hf_lines_next(&cl->in, &line);
 		if (r == 0)
 			return FOR_INPUT;
@@ -839,15 +853,19 @@ uint64_t dev_control_turn(struct dev_control *c)
 
 int dev_control_open(struct dev_control *c, struct dev_daemon *daemon, const char *path)
 {
-	*c = (struct dev_control){ .daemon = daemon, .listen_fd = -1 };
+	int fd = -1;
+	int r = path[0] == '\0' ? 0 : dev_listen(SOCK_STREAM, path, 0600, DEV_CLIENTS_MAX, &fd);
+	return r < 0 ? r : dev_control_adopt(c, daemon, path, fd);
+}
+
+int dev_control_adopt(struct dev_control *c, struct dev_daemon *daemon, const char *path, int fd)
+{
+	*c = (struct dev_control){ .daemon = daemon, .listen_fd = fd };
 	json_object_seed(0); /* now, while /dev/urandom can be opened */
 	for (size_t i = 0; i < DEV_CLIENTS_MAX; i++)
 		c->client[i] = (struct dev_client){ .fd = -1, .in_fd = -1, .out_fd = -1 };
-	if (path[0] == '\0')
+	if (fd < 0)
 		return 0;
-	int r = dev_listen(SOCK_STREAM, path, 0600, DEV_CLIENTS_MAX, &c->listen_fd);
-	if (r < 0)
-		return r;
 	c->path = strdup(path);
 	if (!c->path) {
 		fd_closep(&c->listen_fd);
@@ -855,6 +873,35 @@ int dev_control_open(struct dev_control *c, struct dev_daemon *daemon, const cha
 	}
 	watch_listener(c, true);
 	return 0;
+}
+
+struct dev_client *dev_control_add(struct dev_control *c, int fd)
+{
+	struct dev_client *cl = c->listen_fd >= 0 && fd >= 0 ? client_free_slot(c) : NULL;
+	if (!cl || fd_set_nonblock(fd, true) < 0) {
+		fd_closep(&fd);
+		return NULL;
+	}
+	cl->fd = fd;
+	hf_lines_init(&cl->in, DEV_CONTROL_LINE_MAX);
+	return cl;
+}
+
+void dev_control_carry_on(struct dev_control *c)
+{
+	for (size_t i = 0; i < DEV_CLIENTS_MAX; i++)
+		if (c->client[i].fd >= 0)
+			client_wait(c, &c->client[i], client_lines(c, &c->client[i]));
+}
+
+void dev_control_forget_all(struct dev_control *c)
+{
+	for (size_t i = 0; i < DEV_CLIENTS_MAX; i++)
+		if (c->client[i].fd >= 0)
+			client_close(c, &c->client[i]);
+	dev_loop_close(&c->daemon->loop, &c->listen_fd);
+	free(c->path);
+	c->path = NULL;
 }
 
 void dev_control_close(struct dev_control *c)

@@ -62,6 +62,13 @@ struct dev_control {
 
 int dev_control_open(struct dev_control *c, struct dev_daemon *daemon, const char *path);
 void dev_control_close(struct dev_control *c);
+
+/* A control socket that was taken over, its clients, and when all is ours: they go on. */
+int dev_control_adopt(struct dev_control *c, struct dev_daemon *daemon, const char *path, int fd);
+struct dev_client *dev_control_add(struct dev_control *c, int fd); /* owns fd; NULL: no room */
+void dev_control_carry_on(struct dev_control *c);
+void dev_control_forget_all(struct dev_control *c); /* without a trace */
+
 void dev_control_on_listen(struct dev_control *c);
 void dev_control_on_client(struct dev_control *c, struct dev_tag tag);
 

@@ -8,8 +8,18 @@
 #include "loop.h"
 #include "metrics.h"
 #include "options.h"
+#include "vsock/vsock.h"
 
 #define DEV_RETRY_US 100000 /* a listener that ran out of descriptors is tried again */
+
+/* A takeover while its record is read. */
+struct dev_handover {
+	struct dev_daemon *daemon;
+	struct dev_vm *vm;     /* that came last and is not at its end; NULL: none */
+	struct vsk_load conns; /* its connections that have not come yet */
+	bool has_conns;
+	bool running[DEV_VMS_MAX];
+};
 
 struct dev_daemon {
 	struct dev_loop loop;
@@ -22,6 +32,9 @@ struct dev_daemon {
 	struct dev_metrics metrics;
 	struct dev_link link;
 	bool poked; /* one VM has given another something to do */
+	int taker;  /* who asks to take over; -1: nobody */
+	bool given; /* all of this is another process's now */
+	struct dev_handover taken;
 };
 
 #endif

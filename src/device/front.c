@@ -103,6 +103,13 @@ static int log_base(struct dev_vm *vm, const struct vhu_event *ev)
 
 /* ---- rings ---- */
 
+/* Edge-triggered, an eventfd need not be read: every write to it is an edge. */
+static int watch_kick(struct dev_vm *vm, uint32_t index)
+{
+	return dev_loop_watch(vm->loop, vm->q[index].kick, EPOLLIN | EPOLLET,
+		dev_vm_tag(vm, DEV_ON_KICK, index, vm->q[index].gen));
+}
+
 static int take_kick(struct dev_vm *vm, struct vhu_event *ev)
 {
 	struct dev_queue *q = &vm->q[ev->ring.index];
@@ -113,9 +120,7 @@ static int take_kick(struct dev_vm *vm, struct vhu_event *ev)
 	if (q->polled)
 		return 0;
 	q->kick = fd_take(&ev->fds[0]);
-	/* Edge-triggered, an eventfd need not be read: every write to it is an edge. */
-	int r = dev_loop_watch(vm->loop, q->kick, EPOLLIN | EPOLLET,
-		dev_vm_tag(vm, DEV_ON_KICK, ev->ring.index, q->gen));
+	int r = watch_kick(vm, ev->ring.index);
 	if (r < 0)
 		fd_closep(&q->kick);
 	return r;
@@ -409,6 +414,16 @@ void dev_front_close(struct dev_vm *vm, const char *why)
 	vm->frozen = vm->left_out = vm->has_list = false;
 	vm->ended = vm->front_listen < 0;
 	watch_listener(vm, true);
+}
+
+int dev_front_adopt(struct dev_vm *vm)
+{
+	int r = 0;
+	for (uint32_t i = 0; i < DEV_QUEUES && r == 0; i++)
+		r = vm->q[i].kick < 0 ? 0 : watch_kick(vm, i);
+	apply_log(vm, vm->mem.log.size);
+	watch_listener(vm, vm->front < 0);
+	return r;
 }
 
 /* An inherited descriptor is a listener or the connection itself. */

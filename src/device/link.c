@@ -412,23 +412,27 @@ static int listen_at(const char *address, int *ret_fd, struct hf_err *reterr)
 		     : 0;
 }
 
-int dev_link_open(struct dev_link *l, struct dev_daemon *d, struct hf_err *reterr)
+int dev_link_adopt(struct dev_link *l, struct dev_daemon *d, int fd)
 {
 	l->daemon = d;
-	l->listen_fd = -1;
+	l->listen_fd = fd;
 	l->timeout_us = (uint64_t)d->opt.link_timeout_ms * 1000;
 	hf_list_init(&l->relays);
 	hf_list_init(&l->work);
 	hf_list_init(&l->waiting);
-	if (d->opt.link[0] == '\0')
-		return 0;
+	return fd < 0 ? 0
+		      : dev_loop_watch(&d->loop, fd, EPOLLIN,
+				(struct dev_tag){ .what = DEV_ON_LINK_LISTEN });
+}
+
+int dev_link_open(struct dev_link *l, struct dev_daemon *d, struct hf_err *reterr)
+{
+	int fd = -1, r = 0;
 	if (getrandom(l->self, sizeof(l->self), 0) != sizeof(l->self))
 		return hf_err_set(reterr, -EIO, "link: no random bytes");
-	int r = listen_at(d->opt.link, &l->listen_fd, reterr);
-	if (r == 0)
-		r = dev_loop_watch(&d->loop, l->listen_fd, EPOLLIN,
-			(struct dev_tag){ .what = DEV_ON_LINK_LISTEN });
-	return r;
+	if (d->opt.link[0] != '\0')
+		r = listen_at(d->opt.link, &fd, reterr);
+	return r < 0 ? r : dev_link_adopt(l, d, fd);
 }
 
 void dev_link_close(struct dev_link *l)

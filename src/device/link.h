@@ -55,6 +55,7 @@ struct dev_link {
 	uint64_t dialled, lost, refused, in_bytes, out_bytes; /* counters */
 };
 
+int dev_link_adopt(struct dev_link *l, struct dev_daemon *d, int fd); /* -1: there is no link */
 int dev_link_open(struct dev_link *l, struct dev_daemon *d, struct hf_err *reterr);
 void dev_link_close(struct dev_link *l);
 static inline bool dev_link_is_open(const struct dev_link *l)

@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /* main.c - holdfastd: start, signals, end. */
 #include "activation.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include "daemon.h"
 #include "map.h"
 #include "relay.h"
 #include "sandbox.h"
+#include "takeover.h"
 #include "vm.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { EXIT_USAGE = 2 };
 
@@ -58,6 +62,9 @@ static uint64_t on_turn(void *owner)
 	if (d->poked)
 		next_us = 0; /* one that had its turn before */
 	d->poked = false;
+	dev_takeover_turn(d);
+	if (d->given)
+		dev_loop_stop(&d->loop);
 	return HF_MIN(next_us, control_us);
 }
 
@@ -79,12 +86,16 @@ static void raise_fd_limit(void)
 			(unsigned long long)rl.rlim_max, strerror(errno));
 }
 
-static int start(struct dev_daemon *d, struct hf_err *reterr)
+static void prepare_loop(struct dev_daemon *d)
 {
 	d->loop.owner = d;
 	d->loop.on_event = on_event;
 	d->loop.on_turn = on_turn;
 	d->turn = 1; /* no slot was freed in it */
+}
+
+static int start(struct dev_daemon *d, struct hf_err *reterr)
+{
 	int r = dev_link_open(&d->link, d, reterr);
 	if (r < 0)
 		return r;
@@ -130,10 +141,47 @@ static int enter_sandbox(const struct dev_options *o, struct hf_err *reterr)
 	return dev_sandbox_enter(&s, reterr);
 }
 
+/* The process goes on as a child; this one ends when that says so, or is gone. */
+static int detach(int *ret_done)
+{
+	int ends[2];
+	char byte;
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return -errno;
+	pid_t pid = fork();
+	if (pid == 0) {
+		(void)close(ends[0]); /* Linux frees the descriptor whatever close(2) says */
+		(void)setsid();       /* fails only for one that leads a group */
+		*ret_done = ends[1];
+		return 0;
+	}
+	(void)close(ends[1]); /* likewise */
+	if (pid < 0)
+		return -errno;
+	_exit(read(ends[0], &byte, 1) == 1 ? EXIT_SUCCESS : EXIT_FAILURE);
+}
+
+/* Everything is there and nothing moves yet. */
+static int set_up(struct dev_daemon *d, struct hf_err *reterr)
+{
+	const struct dev_options *o = &d->opt;
+	int r = o->user[0] != '\0' ? dev_sandbox_user(o->user, reterr) : 0;
+	if (r == 0 && o->takeover)
+		r = dev_takeover_receive(d, o->takeover, reterr);
+	else if (r == 0)
+		r = start(d, reterr);
+	if (r == 0 && !o->no_sandbox)
+		r = enter_sandbox(o, reterr);
+	if (r == 0 && o->takeover)
+		r = dev_takeover_commit(d, reterr);
+	return r;
+}
+
 static int run(struct dev_daemon *d)
 {
 	uv_signal_t term, intr;
 	struct hf_err err = { 0 };
+	HF_CLEANUP(fd_closep) int done = -1;
 	dev_activation_init();
 	raise_fd_limit();
 	(void)umask(0);                 /* a socket's mode is what its option says; cannot fail */
@@ -141,7 +189,9 @@ static int run(struct dev_daemon *d)
 	/* A ring of io_uring would go around the filter of system calls. Fails only without memory.
 	 */
 	(void)setenv("UV_USE_IO_URING", "0", 1);
-	int r = dev_map_setup();
+	int r = d->opt.detach ? detach(&done) : 0;
+	if (r == 0)
+		r = dev_map_setup();
 	if (r == 0)
 		r = dev_loop_init(&d->loop);
 	if (r < 0) {
@@ -153,16 +203,19 @@ static int run(struct dev_daemon *d)
 	term.data = intr.data = &d->loop;
 	(void)uv_signal_start(&term, on_signal, SIGTERM); /* fails only for a bad number */
 	(void)uv_signal_start(&intr, on_signal, SIGINT);
-	r = d->opt.user[0] != '\0' ? dev_sandbox_user(d->opt.user, &err) : 0;
-	if (r == 0)
-		r = start(d, &err);
-	if (r == 0 && !d->opt.no_sandbox)
-		r = enter_sandbox(&d->opt, &err);
+	prepare_loop(d);
+	r = set_up(d, &err);
 	if (r < 0)
 		hf_error("%s", err.text);
-	else {
+	if (r < 0 && d->opt.takeover)
+		return EXIT_FAILURE; /* all that we hold is the other one's */
+	if (r == 0) {
 		dev_notify("READY=1");
+		if (done >= 0)
+			(void)write(done, "", 1); /* who waited may be gone */
 		dev_loop_run(&d->loop);
+		if (d->given)
+			return EXIT_SUCCESS; /* likewise */
 		dev_notify("STOPPING=1");
 	}
 
@@ -178,7 +231,7 @@ static int run(struct dev_daemon *d)
 
 int main(int argc, char **argv)
 {
-	static struct dev_daemon d = { .control.listen_fd = -1, .link.listen_fd = -1 };
+	static struct dev_daemon d = { .control.listen_fd = -1, .link.listen_fd = -1, .taker = -1 };
 	struct hf_err err = { 0 };
 	hf_log_setup("holdfastd", 2, HF_LOG_INFO, HF_LOG_TEXT);
 	if (dev_options_parse(&d.opt, argc, argv, &err) < 0) {

@@ -135,17 +135,21 @@ static struct dev_tag client_tag(const struct dev_metrics *m, const struct dev_m
 	};
 }
 
-void dev_metrics_on_client(struct dev_metrics *m, struct dev_tag tag)
+static void client_go_on(struct dev_metrics *m, struct dev_metrics_client *cl)
 {
-	struct dev_metrics_client *cl = &m->client[tag.slot % DEV_METRICS_CLIENTS];
-	if (cl->fd < 0 || cl->gen != tag.gen)
-		return;
 	int r = step(m, cl);
 	if (r == 0)
 		r = dev_loop_watch(
 			&m->daemon->loop, cl->fd, cl->out ? EPOLLOUT : EPOLLIN, client_tag(m, cl));
 	if (r < 0)
 		client_close(m, cl);
+}
+
+void dev_metrics_on_client(struct dev_metrics *m, struct dev_tag tag)
+{
+	struct dev_metrics_client *cl = &m->client[tag.slot % DEV_METRICS_CLIENTS];
+	if (cl->fd >= 0 && cl->gen == tag.gen)
+		client_go_on(m, cl);
 }
 
 void dev_metrics_on_listen(struct dev_metrics *m)
@@ -226,33 +230,62 @@ static int tcp_listen(const char *address, int *ret_fd)
 	return 0;
 }
 
-int dev_metrics_open(struct dev_metrics *m, struct dev_daemon *daemon, const char *address)
+int dev_metrics_adopt(struct dev_metrics *m, struct dev_daemon *daemon, const char *address, int fd)
 {
 	m->daemon = daemon;
 	m->address = address;
-	m->listen_fd = -1;
+	m->listen_fd = fd;
 	for (size_t i = 0; i < DEV_METRICS_CLIENTS; i++)
 		m->client[i].fd = -1;
-	if (address[0] == '\0')
-		return 0;
-	int r = strchr(address, '/')
-			? dev_listen(SOCK_STREAM, address, 0600, DEV_METRICS_CLIENTS, &m->listen_fd)
-			: tcp_listen(address, &m->listen_fd);
-	if (r < 0)
-		return r;
-	watch_listener(m, true);
+	if (fd >= 0)
+		watch_listener(m, true);
 	return 0;
+}
+
+int dev_metrics_open(struct dev_metrics *m, struct dev_daemon *daemon, const char *address)
+{
+	int fd = -1, r = 0;
+	if (strchr(address, '/'))
+		r = dev_listen(SOCK_STREAM, address, 0600, DEV_METRICS_CLIENTS, &fd);
+	else if (address[0] != '\0')
+		r = tcp_listen(address, &fd);
+	return r < 0 ? r : dev_metrics_adopt(m, daemon, address, fd);
+}
+
+struct dev_metrics_client *dev_metrics_add(struct dev_metrics *m, int fd)
+{
+	struct dev_metrics_client *cl = m->client;
+	while (cl < m->client + DEV_METRICS_CLIENTS && cl->fd >= 0)
+		cl++;
+	if (m->listen_fd < 0 || fd < 0 || cl == m->client + DEV_METRICS_CLIENTS) {
+		fd_closep(&fd);
+		return NULL;
+	}
+	cl->fd = fd;
+	return cl;
+}
+
+void dev_metrics_carry_on(struct dev_metrics *m)
+{
+	for (size_t i = 0; i < DEV_METRICS_CLIENTS; i++)
+		if (m->client[i].fd >= 0)
+			client_go_on(m, &m->client[i]);
+}
+
+void dev_metrics_forget(struct dev_metrics *m)
+{
+	m->paused = false;
+	for (size_t i = 0; i < DEV_METRICS_CLIENTS; i++)
+		if (m->client[i].fd >= 0)
+			client_close(m, &m->client[i]);
+	dev_loop_close(&m->daemon->loop, &m->listen_fd);
 }
 
 void dev_metrics_close(struct dev_metrics *m)
 {
 	if (!m->daemon || m->listen_fd < 0)
 		return;
-	m->paused = false;
-	for (size_t i = 0; i < DEV_METRICS_CLIENTS; i++)
-		if (m->client[i].fd >= 0)
-			client_close(m, &m->client[i]);
-	dev_loop_close(&m->daemon->loop, &m->listen_fd);
+	dev_metrics_forget(m);
 	if (strchr(m->address, '/'))
 		dev_unlisten(m->address);
 }

@@ -38,6 +38,14 @@ struct dev_metrics {
  */
 int dev_metrics_open(struct dev_metrics *m, struct dev_daemon *daemon, const char *address);
 void dev_metrics_close(struct dev_metrics *m);
+
+/* As for the control socket (control.h): what was taken over. */
+int dev_metrics_adopt(
+	struct dev_metrics *m, struct dev_daemon *daemon, const char *address, int fd);
+struct dev_metrics_client *dev_metrics_add(struct dev_metrics *m, int fd);
+void dev_metrics_carry_on(struct dev_metrics *m);
+void dev_metrics_forget(struct dev_metrics *m);
+
 void dev_metrics_on_listen(struct dev_metrics *m);
 void dev_metrics_on_client(struct dev_metrics *m, struct dev_tag tag);
 uint64_t dev_metrics_turn(struct dev_metrics *m); /* as on_turn */

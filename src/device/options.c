@@ -73,6 +73,8 @@ const char dev_options_help[] =
 	"                         later; may be given up to 16 times\n"
 	"  --no-sandbox           without the filter of system calls, Landlock, and with all\n"
 	"                         privileges; to debug\n"
+	"  --takeover PATH        go on in place of the holdfastd whose control socket this is\n"
+	"  --detach               with --takeover: return when that is done\n"
 	"  --log-level LEVEL      error, warning, info, debug or trace; info by default\n"
 	"  --log-format FORMAT    text or json; text by default\n"
 	"  --print-capabilities   print a JSON object for vhost-user front ends and exit\n"
@@ -351,6 +353,8 @@ enum {
 	OPT_USER,
 	OPT_SANDBOX_DIR,
 	OPT_NO_SANDBOX,
+	OPT_TAKEOVER,
+	OPT_DETACH,
 	OPT_LOG_LEVEL,
 	OPT_LOG_FORMAT,
 	OPT_VM_KEY, /* an option named as its key in --vm */
@@ -381,6 +385,8 @@ static const struct option long_options[] = {
 	{ "user", required_argument, NULL, OPT_USER },
 	{ "sandbox-dir", required_argument, NULL, OPT_SANDBOX_DIR },
 	{ "no-sandbox", no_argument, NULL, OPT_NO_SANDBOX },
+	{ "takeover", required_argument, NULL, OPT_TAKEOVER },
+	{ "detach", no_argument, NULL, OPT_DETACH },
 	{ "log-level", required_argument, NULL, OPT_LOG_LEVEL },
 	{ "log-format", required_argument, NULL, OPT_LOG_FORMAT },
 	{ "print-capabilities", no_argument, NULL, OPT_CAPABILITIES },
@@ -464,9 +470,24 @@ static int check_unique(const struct dev_options *o, struct hf_err *reterr)
 	return r < 0 ? hf_err_set(reterr, -EINVAL, "--vm: %s", reterr->text) : 0;
 }
 
+/* An upgrade of the program; what it shall do is known already. */
+static int check_takeover(const struct dev_options *o, bool have_vm, struct hf_err *reterr)
+{
+	if (have_vm || o->n_vms > 0 || o->control[0] != '\0' || o->metrics[0] != '\0' ||
+		o->n_sandbox_dirs > 0)
+		return hf_err_set(reterr, -EINVAL,
+			"--takeover: all is as the running holdfastd has it; give nothing else but "
+			"--detach, --user and --no-sandbox");
+	return 0;
+}
+
 static int finish(struct dev_options *o, struct dev_vm_options *single, bool have_single,
 	struct hf_err *reterr)
 {
+	if (o->takeover)
+		return check_takeover(o, have_single, reterr);
+	if (o->detach)
+		return hf_err_set(reterr, -EINVAL, "--detach: only with --takeover");
 	if (have_single && o->n_vms > 0)
 		return hf_err_set(reterr, -EINVAL,
 			"give either --vm or the options of a single VM (--guest-cid, --socket, "
@@ -568,6 +589,12 @@ int dev_options_parse(struct dev_options *o, int argc, char **argv, struct hf_er
 			break;
 		case OPT_NO_SANDBOX:
 			o->no_sandbox = true;
+			break;
+		case OPT_TAKEOVER:
+			o->takeover = optarg;
+			break;
+		case OPT_DETACH:
+			o->detach = true;
 			break;
 		case OPT_HELP:
 			o->action = DEV_HELP;

@@ -81,6 +81,8 @@ struct dev_options {
 	char metrics[DEV_PATH_MAX + 1]; /* a path or [ADDRESS:]PORT; "" when there is none */
 	char link[DEV_ADDRESS_MAX + 1]; /* "" when there is none */
 	unsigned claim_timeout_ms, link_timeout_ms;
+	const char *takeover; /* control socket of the holdfastd to take over from; NULL: none */
+	bool detach;          /* return once it is done */
 	bool no_sandbox;
 	char user[DEV_USER_MAX + 1]; /* "": as started */
 	/* Besides the folders of the sockets; of the command line, or allocated and never freed. */

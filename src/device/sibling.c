@@ -148,6 +148,64 @@ void dev_sibling_thaw(struct dev_conn *c)
 	poke(c->sibling_vm);
 }
 
+/* The other one of a pair that was taken over. */
+static struct dev_conn *other_of(
+	struct dev_vm *vm, const struct dev_conn *c, struct dev_vm **ret_vm)
+{
+	for (size_t i = 0; i < vm->daemon->n_vms; i++) {
+		struct dev_vm *to = vm->daemon->vm[i];
+		if (!to || to == vm || dev_options_cid(to->opt) != c->core.peer_cid)
+			continue;
+		struct vsk_conn *v = vsk_find(
+			&to->vsk, dev_options_cid(vm->opt), c->core.guest_port, c->core.host_port);
+		*ret_vm = to;
+		return v ? dev_conn_of(v) : NULL;
+	}
+	return NULL;
+}
+
+/* What one was given is what the other knows of it: the device's room is counted by that. */
+static bool counts_fit(const struct vsk_conn *a, const struct vsk_conn *far)
+{
+	return !vsk_is_relayed(a) || a->far_tx == (uint32_t)far->tx_cnt;
+}
+
+static bool fits(const struct dev_conn *a, const struct dev_conn *b)
+{
+	bool open = a->core.state == VSK_OPEN && b->core.state == VSK_OPEN;
+	bool asked = a->core.state == VSK_DIALLING && b->core.state == VSK_ASKING;
+	bool asks = a->core.state == VSK_ASKING && b->core.state == VSK_DIALLING;
+	return b->paired && a->core.type == b->core.type && (open || asked || asks) &&
+	       counts_fit(&a->core, &b->core) && counts_fit(&b->core, &a->core);
+}
+
+/* What is unread and not in the ring was given. */
+static void adopt(struct dev_vm *vm, struct dev_conn *c)
+{
+	c->paired = false;
+	c->given = vsk_unread(&c->core) - (uint32_t)hf_ring_len(&c->to_host);
+	vsk_host_readable(&vm->vsk, &c->core);
+}
+
+int dev_sibling_adopt(struct dev_daemon *d)
+{
+	for (size_t i = 0; i < d->n_vms; i++) {
+		struct dev_vm *vm = d->vm[i], *to;
+		for (struct vsk_conn *v = NULL; vm && (v = vsk_next(&vm->vsk, v)) != NULL;) {
+			struct dev_conn *c = dev_conn_of(v);
+			if (!c->paired)
+				continue;
+			struct dev_conn *other = other_of(vm, c, &to);
+			if (!other || !fits(c, other))
+				return -EINVAL;
+			pair(vm, c, to, other);
+			adopt(vm, c);
+			adopt(to, other);
+		}
+	}
+	return 0;
+}
+
 /* ---- payload ---- */
 
 void dev_sibling_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov,

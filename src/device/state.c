@@ -21,19 +21,16 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "daemon.h"
+#include "memfile.h"
 #include "relay.h"
 #include "vm.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-/* syscalls: ioctl(1=FIONREAD) readv read write pread64 lseek memfd_create fcntl fstat newfstatat
- * socketpair(0=AF_UNIX) shutdown */
+/* syscalls: ioctl(1=FIONREAD) readv read write socketpair(0=AF_UNIX) shutdown */
 
 #define TRANSFER_STEP (256U << 10) /* bytes per turn */
 
@@ -170,13 +167,12 @@ static int save_refused(const struct dev_vm *vm, struct hf_err *reterr)
 	return 0;
 }
 
-static void put_conn(struct vsk_save *s, struct dev_conn *c)
+void dev_state_put(struct vsk_save *s, struct dev_conn *c, bool keep)
 {
 	size_t n;
 	HF_CLEANUP(hf_freep) uint8_t *relay = c->fate == DEV_KEPT ? dev_relay_record(c, &n) : NULL;
 	struct vsk_bytes to_host = ring_bytes(&c->to_host, &c->to_host_ends);
 	struct vsk_bytes to_guest = ring_bytes(&c->to_guest, &c->to_guest_ends);
-	bool keep = c->fate == DEV_KEPT;
 	vsk_save_conn(s, &c->core, keep, &to_host, &to_guest);
 	if (relay)
 		vsk_save_relay(s, relay, n);
@@ -184,7 +180,7 @@ static void put_conn(struct vsk_save *s, struct dev_conn *c)
 		vsk_save_app(s, c->app, c->app_len);
 }
 
-static size_t bytes_of(const struct dev_conn *c)
+size_t dev_state_bytes(const struct dev_conn *c)
 {
 	return hf_ring_len(&c->to_host) + hf_ring_len(&c->to_guest) +
 	       hf_ring_len(&c->to_host_ends) + hf_ring_len(&c->to_guest_ends) + c->app_len +
@@ -202,7 +198,7 @@ static int save(struct dev_vm *vm, struct record *ret, struct hf_err *reterr)
 	size_t cap = vsk_save_size(&vm->vsk), n = 0;
 	for (struct vsk_conn *v = NULL; (v = vsk_next(&vm->vsk, v)) != NULL;) {
 		n += dev_conn_of(v)->fate == DEV_KEPT;
-		cap += bytes_of(dev_conn_of(v));
+		cap += dev_state_bytes(dev_conn_of(v));
 	}
 	if (cap > DEV_RECORD_MAX)
 		return hf_err_set(reterr, -EFBIG,
@@ -216,7 +212,7 @@ static int save(struct dev_vm *vm, struct record *ret, struct hf_err *reterr)
 	struct vsk_save s;
 	vsk_save_begin(&s, &vm->vsk, buf, cap);
 	for (struct vsk_conn *v = NULL; (v = vsk_next(&vm->vsk, v)) != NULL;)
-		put_conn(&s, dev_conn_of(v));
+		dev_state_put(&s, dev_conn_of(v), dev_conn_of(v)->fate == DEV_KEPT);
 	*ret = (struct record){ .buf = buf, .n_conns = n };
 	r = vsk_save_end(&s, &ret->len);
 	if (r < 0) {
@@ -229,23 +225,6 @@ static int save(struct dev_vm *vm, struct record *ret, struct hf_err *reterr)
 	return 0;
 }
 
-/* A memfd that nobody can change any more. */
-static int sealed_file(const void *buf, size_t len, int *ret_fd)
-{
-	HF_CLEANUP(fd_closep)
-	int fd = memfd_create("holdfast-record", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (fd < 0)
-		return -errno;
-	int r = fd_write_all(fd, buf, len);
-	if (r < 0)
-		return r;
-	if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) < 0 ||
-		lseek(fd, 0, SEEK_SET) < 0)
-		return -errno;
-	*ret_fd = fd_take(&fd);
-	return 0;
-}
-
 int dev_state_save(struct dev_vm *vm, const struct dev_keep *keep, int *ret_fd, size_t *ret_size,
 	size_t *ret_conns, struct hf_err *reterr)
 {
@@ -254,7 +233,7 @@ int dev_state_save(struct dev_vm *vm, const struct dev_keep *keep, int *ret_fd, 
 	int r = save(vm, &rec, reterr);
 	if (r < 0)
 		return r;
-	r = sealed_file(rec.buf, rec.len, ret_fd);
+	r = dev_memfile_make(rec.buf, rec.len, ret_fd);
 	free(rec.buf);
 	if (r < 0)
 		return hf_err_set(reterr, r, "cannot make a file for the record: %s", strerror(-r));
@@ -314,17 +293,17 @@ int dev_state_checkpoint(
 	if (c->fate != DEV_KEPT)
 		return hf_err_set(reterr, -EMSGSIZE, "conn %u<-%u: %s", ports.host, ports.guest,
 			dev_fate_text(c->fate));
-	size_t cap = VSK_SAVE_HEAD_MAX + VSK_SAVE_CONN_MAX + bytes_of(c);
+	size_t cap = VSK_SAVE_HEAD_MAX + VSK_SAVE_CONN_MAX + dev_state_bytes(c);
 	HF_CLEANUP(hf_freep) uint8_t *buf = malloc(cap);
 	if (!buf)
 		return hf_err_set(reterr, -ENOMEM, "out of memory");
 	vm->frozen = true;
 	dev_relay_freeze(vm);
 	vsk_save_begin_one(&s, &vm->vsk, buf, cap);
-	put_conn(&s, c);
+	dev_state_put(&s, c, true);
 	r = vsk_save_end(&s, &len);
 	if (r == 0)
-		r = sealed_file(buf, len, ret_fd);
+		r = dev_memfile_make(buf, len, ret_fd);
 	return r < 0 ? hf_err_set(reterr, r, "conn %u<-%u: cannot write the record: %s", ports.host,
 			       ports.guest, strerror(-r))
 		     : 0;
@@ -450,25 +429,32 @@ static int load_relay(
 	return r == -EHOSTUNREACH ? 0 : r;
 }
 
+int dev_state_take(struct dev_vm *vm, struct dev_conn *c, const struct vsk_load *l,
+	const struct vsk_bytes *to_host, const struct vsk_bytes *to_guest)
+{
+	size_t app_len;
+	const void *app = vsk_load_app(l, &app_len);
+	int r = attach_app(vm, c, app, app_len);
+	if (r == 0)
+		r = put_bytes(&c->to_host, &c->to_host_ends, to_host, c->core.buf_alloc);
+	if (r == 0)
+		r = put_bytes(&c->to_guest, &c->to_guest_ends, to_guest, 0);
+	if (r == 0)
+		c->part = unfinished(c);
+	return r;
+}
+
 static int load_conns(struct dev_vm *vm, struct vsk_load *l)
 {
 	struct vsk_bytes to_host, to_guest;
 	int r = 0;
 	for (struct vsk_conn *v; (v = vsk_load_next(l, &to_host, &to_guest)) != NULL;) {
 		struct dev_conn *c = dev_conn_of(v);
-		size_t app_len;
 		bool lost = false;
-		const void *app = vsk_load_app(l, &app_len);
 		c->fd = -1;
 		c->arrived = true;
 		if (r == 0)
-			r = attach_app(vm, c, app, app_len);
-		if (r == 0)
-			r = put_bytes(&c->to_host, &c->to_host_ends, &to_host, v->buf_alloc);
-		if (r == 0)
-			r = put_bytes(&c->to_guest, &c->to_guest_ends, &to_guest, 0);
-		if (r == 0)
-			c->part = unfinished(c);
+			r = dev_state_take(vm, c, l, &to_host, &to_guest);
 		if (r == 0)
 			r = load_relay(vm, l, c, &lost);
 		if (lost || (v->peer_cid == VSK_CID_HOST &&
@@ -524,33 +510,6 @@ static int load_refused(const struct dev_vm *vm, struct hf_err *reterr)
 	return 0;
 }
 
-static int read_file(int fd, uint8_t **ret_buf, size_t *ret_len)
-{
-	struct stat st;
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	if (!S_ISREG(st.st_mode)) /* anything else might make us wait */
-		return -EINVAL;
-	if (st.st_size > DEV_RECORD_MAX)
-		return -EFBIG;
-	size_t len = (size_t)st.st_size, got = 0;
-	uint8_t *buf = malloc(len + 1);
-	if (!buf)
-		return -ENOMEM;
-	while (got < len) {
-		ssize_t n = pread(fd, buf + got, len - got, (off_t)got);
-		if (n <= 0) {
-			int r = n < 0 ? -errno : -ENODATA;
-			free(buf);
-			return r;
-		}
-		got += (size_t)n;
-	}
-	*ret_buf = buf;
-	*ret_len = len;
-	return 0;
-}
-
 int dev_state_load(struct dev_vm *vm, int fd, struct hf_err *reterr)
 {
 	size_t len = 0;
@@ -558,7 +517,7 @@ int dev_state_load(struct dev_vm *vm, int fd, struct hf_err *reterr)
 	int r = load_refused(vm, reterr);
 	if (r < 0)
 		return r;
-	r = read_file(fd, &buf, &len);
+	r = dev_memfile_read(fd, DEV_RECORD_MAX, &buf, &len);
 	if (r < 0)
 		return hf_err_set(
 			reterr, r, "the descriptor is no file with a record: %s", strerror(-r));
@@ -598,7 +557,7 @@ int dev_state_restore(struct dev_vm *vm, int fd, struct dev_ports *ret_ports, st
 	if (!vhu_suspended(&vm->vhu))
 		return hf_err_set(reterr, -EBUSY,
 			"vm \"%s\": the rings run: restore before the guest starts", vm->opt->name);
-	int r = read_file(fd, &buf, &len);
+	int r = dev_memfile_read(fd, DEV_RECORD_MAX, &buf, &len);
 	if (r < 0)
 		return hf_err_set(
 			reterr, r, "the descriptor is no file with a record: %s", strerror(-r));

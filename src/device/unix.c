@@ -83,6 +83,22 @@ int dev_unix_open(struct dev_vm *vm, struct hf_err *reterr)
 	return 0;
 }
 
+static int watch_hello(struct dev_vm *vm, const struct dev_hello *h)
+{
+	return dev_loop_watch(vm->loop, h->fd, EPOLLIN | EPOLLRDHUP | EPOLLET,
+		dev_vm_tag(vm, DEV_ON_HELLO, (size_t)(h - vm->hello), h->gen));
+}
+
+int dev_unix_adopt(struct dev_vm *vm)
+{
+	int r = 0;
+	vm->pid = (int)getpid();
+	watch_listeners(vm, true);
+	for (size_t i = 0; i < DEV_HELLOS_MAX && r == 0; i++)
+		r = vm->hello[i].fd < 0 ? 0 : watch_hello(vm, &vm->hello[i]);
+	return r;
+}
+
 static void hello_close(struct dev_vm *vm, struct dev_hello *h)
 {
 	dev_loop_close(vm->loop, &h->fd);
@@ -224,8 +240,7 @@ void dev_unix_on_listen(struct dev_vm *vm, unsigned door)
 	hello_step(vm, h, 0); /* most have said it by now: no need to wait */
 	if (h->fd < 0)
 		return;
-	if (dev_loop_watch(vm->loop, fd, EPOLLIN | EPOLLRDHUP | EPOLLET,
-		    dev_vm_tag(vm, DEV_ON_HELLO, i, h->gen)) < 0)
+	if (watch_hello(vm, h) < 0)
 		hello_close(vm, h);
 }
 

@@ -92,17 +92,22 @@ void dev_vm_stop_ring(struct dev_vm *vm, unsigned index)
 	}
 }
 
-static int start_ring(struct dev_vm *vm, unsigned index)
+static int start_queue(struct dev_vm *vm, struct dev_queue *q)
 {
-	struct dev_queue *q = &vm->q[index];
 	unsigned flags = 0;
 	if (vm->vhu.features & F_EVENT_IDX)
 		flags |= VQ_START_EVENT_IDX;
 	if (vm->vhu.features & F_INDIRECT_DESC)
 		flags |= VQ_START_INDIRECT;
-	q->carries_on = q->stopped_before && q->stop_base == vq_base(&q->vq);
 	q->ready = true;
 	return vq_start(&q->vq, flags);
+}
+
+static int start_ring(struct dev_vm *vm, unsigned index)
+{
+	struct dev_queue *q = &vm->q[index];
+	q->carries_on = q->stopped_before && q->stop_base == vq_base(&q->vq);
+	return start_queue(vm, q);
 }
 
 /* The driver has connections that we know nothing of. It is told by an event, by us if we have the
@@ -348,7 +353,7 @@ static void init_vhu(struct dev_vm *vm)
 	le64_to(vm->vhu.config, vm->opt->guest_cid);
 }
 
-int dev_vm_new(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t index,
+int dev_vm_make(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t index,
 	struct dev_vm **ret_vm, struct hf_err *reterr)
 {
 	struct dev_vm *vm = calloc(1, sizeof(*vm));
@@ -373,10 +378,22 @@ int dev_vm_new(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t i
 	init_vhu(vm);
 	dev_limits_init(vm);
 	int r = init_engine(vm);
+	if (r < 0) {
+		dev_vm_forget(vm);
+		return hf_err_set(reterr, r, "vm %s: cannot set up: %s", opt->name, strerror(-r));
+	}
+	*ret_vm = vm;
+	return 0;
+}
+
+int dev_vm_new(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t index,
+	struct dev_vm **ret_vm, struct hf_err *reterr)
+{
+	struct dev_vm *vm;
+	int r = dev_vm_make(d, opt, index, &vm, reterr);
 	if (r < 0)
-		(void)hf_err_set(reterr, r, "cannot set up: %s", strerror(-r)); /* r is returned */
-	if (r == 0)
-		r = dev_unix_open(vm, reterr);
+		return r;
+	r = dev_unix_open(vm, reterr);
 	if (r == 0)
 		r = dev_front_open(vm, reterr);
 	if (r < 0) {
@@ -388,12 +405,69 @@ int dev_vm_new(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t i
 	return 0;
 }
 
+/* A queue that ran; a broken one stays so. */
+static int carry_on_queue(struct dev_vm *vm, struct dev_queue *q)
+{
+	enum vq_broken broken = q->vq.broken;
+	int r = q->taken ? start_queue(vm, q) : 0;
+	q->taken = false;
+	q->vq.broken = broken;
+	return r;
+}
+
+void dev_vm_carry_on(struct dev_vm *vm, bool running)
+{
+	int r = 0;
+	for (int i = 0; i < DEV_QUEUES && r == 0 && !vm->unfit; i++)
+		r = carry_on_queue(vm, &vm->q[i]);
+	if (r < 0)
+		vm->unfit = "its rings are outside of its memory";
+	if (vm->unfit) {
+		dev_front_close(vm, vm->unfit);
+		vm->unfit = NULL;
+		return;
+	}
+	vm->running = running;
+	vsk_resume(&vm->vsk, vm->loop->now_us);
+	if (vm->front >= 0)
+		dev_front_on_event(vm, 0); /* watched from here on */
+}
+
+static void free_memory(struct dev_vm *vm)
+{
+	for (size_t i = 0; i < vm->n_chunks; i++)
+		free(vm->chunk[i]);
+	free(vm->buckets);
+	free(vm);
+}
+
+void dev_vm_forget(struct dev_vm *vm)
+{
+	for (size_t i = 0; i < vm->n_chunks * DEV_CONNS_CHUNK; i++)
+		dev_conn_forget(dev_conn_at(vm, i));
+	for (size_t i = 0; i < DEV_HELLOS_MAX; i++)
+		fd_closep(&vm->hello[i].fd);
+	for (int i = 0; i < DEV_QUEUES; i++) {
+		fd_closep(&vm->q[i].kick);
+		fd_closep(&vm->q[i].call);
+	}
+	for (int i = 0; i < DEV_DOORS; i++)
+		fd_closep(&vm->host_listen[i]);
+	for (size_t i = 0; i < vm->vhu.n_fds; i++)
+		fd_closep(&vm->vhu.fds[i]);
+	for (size_t i = 0; i < vm->mem.n; i++)
+		dev_unmap(vm->mem.region[i].host);
+	dev_unmap(vm->log_map);
+	fd_closep(&vm->front_listen);
+	fd_closep(&vm->front);
+	fd_closep(&vm->backend);
+	free_memory(vm);
+}
+
 void dev_vm_free(struct dev_vm *vm)
 {
-	if (vm->vsk.n_buckets > 0) {
-		dev_front_close(vm, "holdfastd ends");
-		dev_vm_drop_all(vm); /* what was loaded before any front end came */
-	}
+	dev_front_close(vm, "holdfastd ends");
+	dev_vm_drop_all(vm); /* what was loaded before any front end came */
 	if (vm->front_listen >= 0) {
 		dev_loop_close(vm->loop, &vm->front_listen);
 		if (vm->opt->fd < 0)
@@ -405,10 +479,7 @@ void dev_vm_free(struct dev_vm *vm)
 		if (c->core.held_by_device) /* it lingers */
 			dev_conn_finish(vm, c);
 	}
-	for (size_t i = 0; i < vm->n_chunks; i++)
-		free(vm->chunk[i]);
-	free(vm->buckets);
-	free(vm);
+	free_memory(vm);
 }
 
 /* ---- for the control socket ---- */

@@ -81,6 +81,7 @@ struct dev_conn {
 	bool watches_out;
 	bool forwarded; /* its host end is AF_VSOCK: forward.c */
 	bool dialling;  /* in vm->dials */
+	bool paired;    /* taken over, and so is the sibling that belongs to it: not found yet */
 	bool listed;    /* on the list to be kept */
 	bool arrived;   /* came in a record */
 	uint8_t fate;   /* enum dev_fate, in the record that was written last */
@@ -131,6 +132,7 @@ struct dev_queue {
 	bool polled;  /* the front end gave no kick descriptor */
 	bool stopped_before; /* stop_base is known */
 	bool carries_on;     /* it started where it was stopped */
+	bool taken;          /* taken over while it ran: to be started */
 	uint16_t stop_base;
 };
 
@@ -159,7 +161,8 @@ struct dev_vm {
 	struct dev_loop *loop;
 	const struct dev_vm_options *opt;
 	uint8_t index;
-	bool ended; /* its inherited connection is over: nothing can come any more */
+	bool ended;        /* its inherited connection is over: nothing can come any more */
+	const char *unfit; /* taken over, but its front end cannot be kept: why; else NULL */
 
 	struct vhu vhu;
 	int front_listen; /* -1: none */
@@ -204,6 +207,16 @@ struct dev_vm {
 int dev_vm_new(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t index,
 	struct dev_vm **ret_vm, struct hf_err *reterr);
 void dev_vm_free(struct dev_vm *vm);
+
+/* The first half of dev_vm_new(): a VM without sockets. */
+int dev_vm_make(struct dev_daemon *d, const struct dev_vm_options *opt, uint8_t index,
+	struct dev_vm **ret_vm, struct hf_err *reterr);
+
+/* A VM that was taken over (handover.c) is ours from here on: its rings run as they did. */
+void dev_vm_carry_on(struct dev_vm *vm, bool running);
+
+/* Forgets a VM without a trace: what it holds is somebody else's as well. */
+void dev_vm_forget(struct dev_vm *vm);
 
 /* Does what there is to do, within a budget. Returns when it wants the next call, as on_turn. */
 uint64_t dev_vm_turn(struct dev_vm *vm);
@@ -250,6 +263,7 @@ bool dev_vm_next_conn(const struct dev_vm *vm, size_t *at, struct dev_conn_info 
 /* ---- front.c ---- */
 
 int dev_front_open(struct dev_vm *vm, struct hf_err *reterr);
+int dev_front_adopt(struct dev_vm *vm); /* watches what was taken over */
 void dev_front_on_listen(struct dev_vm *vm);
 void dev_front_on_event(struct dev_vm *vm, uint32_t events);
 void dev_front_retry(struct dev_vm *vm); /* accepts again after there was no descriptor */
@@ -279,6 +293,10 @@ struct dev_conn *dev_conn_at(const struct dev_vm *vm, size_t slot);
 
 /* Gives the connection its host end; owns fd from here on, also on failure. */
 int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd);
+
+/* The same for a host end that was taken over: it is as it was. */
+int dev_conn_adopt(struct dev_vm *vm, struct dev_conn *c, int fd);
+void dev_conn_forget(struct dev_conn *c); /* closes and frees, and tells nobody */
 
 /* Payload of the guest: to the host socket as far as it takes it, else into the ring. */
 void dev_conn_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov, size_t n_iov,
@@ -343,6 +361,9 @@ void dev_sibling_heard(struct dev_conn *c, uint16_t op); /* a packet, which may 
 void dev_sibling_shut(struct dev_conn *c, uint8_t bits);
 void dev_sibling_closed(struct dev_conn *c, bool clean);
 
+/* Finds the pairs again among all VMs that were taken over. -EINVAL: there is half of one. */
+int dev_sibling_adopt(struct dev_daemon *d);
+
 /* dev_conn_deliver() and dev_conn_read() for pairs; dev_sibling_given() when the packets of what
  * was read are complete, with the flags that were read. The connection may be freed afterwards. */
 void dev_sibling_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iovec *iov,
@@ -360,6 +381,7 @@ void dev_sibling_inherit(struct dev_conn *c, struct dev_relay *r);
 /* ---- unix.c ---- */
 
 int dev_unix_open(struct dev_vm *vm, struct hf_err *reterr);
+int dev_unix_adopt(struct dev_vm *vm); /* watches what was taken over */
 void dev_unix_close(struct dev_vm *vm);
 void dev_unix_on_listen(struct dev_vm *vm, unsigned door);
 void dev_unix_on_hello(struct dev_vm *vm, struct dev_tag tag, uint32_t events);
@@ -423,6 +445,13 @@ int dev_state_checkpoint(
 	struct dev_vm *vm, struct dev_ports ports, int *ret_fd, struct hf_err *reterr);
 int dev_state_restore(
 	struct dev_vm *vm, int fd, struct dev_ports *ret_ports, struct hf_err *reterr);
+
+/* One connection into a record; how many bytes of it the engine does not know; and out of a record:
+ * what vsk_load_next() has returned for it, 0 or -errno. */
+void dev_state_put(struct vsk_save *s, struct dev_conn *c, bool keep);
+size_t dev_state_bytes(const struct dev_conn *c);
+int dev_state_take(struct dev_vm *vm, struct dev_conn *c, const struct vsk_load *l,
+	const struct vsk_bytes *to_host, const struct vsk_bytes *to_guest);
 
 /* The application's own state: replaces what was there; forgotten when the rings run. */
 int dev_state_attach(struct dev_vm *vm, struct dev_ports ports, const void *data, size_t n,

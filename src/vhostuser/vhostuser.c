@@ -742,6 +742,55 @@ void vhu_sent(struct vhu *v, size_t n)
 	v->out_sent += n;
 }
 
+bool vhu_save(const struct vhu *v, struct vhu_saved *ret_saved)
+{
+	if (v->pending)
+		return false;
+	*ret_saved = (struct vhu_saved){ .features = v->features,
+		.protocol_features = v->protocol_features,
+		.status = v->status,
+		.in = v->in,
+		.out = v->out + v->out_sent,
+		.in_len = v->in_len,
+		.out_len = v->out_len - v->out_sent,
+		.n_fds = v->n_fds };
+	memcpy(ret_saved->ring, v->ring, sizeof(v->ring));
+	memcpy(ret_saved->fds, v->fds, sizeof(v->fds));
+	return true;
+}
+
+int vhu_restore(struct vhu *v, const struct vhu_saved *s)
+{
+	bool fresh = v->in_len == 0 && v->n_fds == 0;
+	hf_assert(fresh);
+	if ((s->features & ~offered_features(v)) ||
+		(s->protocol_features & ~v->offer.protocol_features) || s->n_fds > VHU_FDS_MAX ||
+		s->in_len > sizeof(v->in) || s->out_len > sizeof(v->out))
+		return -EINVAL;
+	for (uint32_t i = v->offer.n_queues; i < VHU_QUEUES_MAX; i++)
+		if (s->ring[i].started || s->ring[i].enabled)
+			return -EINVAL;
+	if (s->in_len > 0)
+		memcpy(v->in, s->in, s->in_len);
+	v->in_len = s->in_len;
+	/* A message that is whole would have been taken. */
+	if (v->in_len >= VHU_HEADER && (check_header(v) || v->in_len >= VHU_HEADER + in_size(v))) {
+		v->in_len = 0;
+		return -EINVAL;
+	}
+	if (s->out_len > 0)
+		memcpy(v->out, s->out, s->out_len);
+	v->out_len = s->out_len;
+	v->out_sent = 0;
+	v->features = s->features;
+	v->protocol_features = s->protocol_features;
+	v->status = s->status;
+	memcpy(v->ring, s->ring, sizeof(v->ring));
+	memcpy(v->fds, s->fds, sizeof(v->fds));
+	v->n_fds = s->n_fds;
+	return 0;
+}
+
 bool vhu_ring_runs(const struct vhu *v, uint32_t index)
 {
 	const struct vhu_ring *r = &v->ring[index];

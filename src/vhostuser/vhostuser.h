@@ -161,11 +161,29 @@ struct vhu {
 	size_t out_len, out_sent;
 };
 
+/* What a connection has come to, for another process that goes on with it. in and out point into
+ * the state that they were taken from: what has come of a message, and what is left of an answer.
+ */
+struct vhu_saved {
+	uint64_t features, protocol_features;
+	uint8_t status;
+	struct vhu_ring ring[VHU_QUEUES_MAX];
+	const uint8_t *in, *out;
+	size_t in_len, out_len;
+	int fds[VHU_FDS_MAX]; /* that came with it */
+	size_t n_fds;
+};
+
 void vhu_init(struct vhu *v, const struct vhu_offer *offer);
 
 /* A new connection: everything negotiated is forgotten, offer and config stay. The descriptors of
  * an unfinished message are the caller's to close. */
 void vhu_reset(struct vhu *v, int ret_fds[VHU_FDS_MAX], size_t *ret_n_fds);
+
+/* Saves; false while an event is unanswered, which would be lost. Restores after vhu_init(): 0, or
+ * -EINVAL and nothing has changed when it could not have been saved. */
+bool vhu_save(const struct vhu *v, struct vhu_saved *ret_saved);
+int vhu_restore(struct vhu *v, const struct vhu_saved *saved);
 
 /* Where to receive and how much at most: never past the message's end, so that the descriptors
  * which come along are its own. *ret_n is 0 while an event is unanswered or output is unsent. */

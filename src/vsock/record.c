@@ -66,13 +66,20 @@ enum {                  /* offsets in the fixed fields of a connection */
 	CONN_ENDS_TO_HOST = 72,
 	CONN_ENDS_TO_GUEST = 76,
 	CONN_BYTES = 80,
+	CONN_FAR_BUF = 80, /* takeover: what a sibling has told, and we have told of it */
+	CONN_FAR_TX = 84,
+	CONN_FAR_FWD = 88,
+	CONN_ANNOUNCED_BUF = 92,
+	CONN_TAKEOVER_BYTES = 96,
 };
 enum {
 	CONN_FLAG_REQUEST_SENT = 1,
 	CONN_FLAG_ASKED = 2,
 	CONN_FLAG_TX_MID = 4,
-	CONN_FLAG_CLAIMED = 8, /* takeover: it has a host end */
-	CONN_FLAGS_ALL = 15,
+	CONN_FLAG_CLAIMED = 8,  /* takeover: it has a host end */
+	CONN_FLAG_RELAYED = 16, /* takeover: the guest's credit is a sibling's */
+	CONN_FLAGS_TAKEOVER = CONN_FLAG_CLAIMED | CONN_FLAG_RELAYED,
+	CONN_FLAGS_ALL = 31,
 };
 enum { CONN_STATE_DIALLING = 1, CONN_STATE_ASKING = 2, CONN_STATE_OPEN = 3 };
 
@@ -87,7 +94,8 @@ enum { /* offsets in an RST that waits */
 };
 
 _Static_assert(HEAD_BYTES <= VSK_SAVE_HEAD_MAX, "vsk_save_size() tells the truth");
-_Static_assert(2 * PART_BYTES + CONN_BYTES <= VSK_SAVE_CONN_MAX, "vsk_save_size() tells the truth");
+_Static_assert(2 * PART_BYTES + CONN_TAKEOVER_BYTES <= VSK_SAVE_CONN_MAX,
+	"vsk_save_size() tells the truth");
 _Static_assert(PART_BYTES + RST_BYTES <= VSK_SAVE_RST_MAX, "vsk_save_size() tells the truth");
 /* States and control bits are written as they are in memory: they must never be renumbered. */
 _Static_assert((int)VSK_DIALLING == CONN_STATE_DIALLING && (int)VSK_ASKING == CONN_STATE_ASKING &&
@@ -203,8 +211,9 @@ void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 		s->error = -EMSGSIZE;
 		return;
 	}
-	uint8_t b[CONN_BYTES] = { 0 };
-	le32_to(b + CONN_FIXED, sizeof(b));
+	uint8_t b[CONN_TAKEOVER_BYTES] = { 0 };
+	size_t fixed = s->takeover ? CONN_TAKEOVER_BYTES : CONN_BYTES;
+	le32_to(b + CONN_FIXED, (uint32_t)fixed);
 	le32_to(b + CONN_TO_HOST, (uint32_t)n_host);
 	le32_to(b + CONN_TO_GUEST, (uint32_t)n_guest);
 	le32_to(b + CONN_HOST_PORT, c->host_port);
@@ -225,12 +234,16 @@ void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 	le16_to(b + CONN_FLAGS,
 		(uint16_t)((c->request_sent ? CONN_FLAG_REQUEST_SENT : 0) |
 			   (c->asked ? CONN_FLAG_ASKED : 0) | (c->tx_mid ? CONN_FLAG_TX_MID : 0) |
-			   (s->takeover && !c->unclaimed ? CONN_FLAG_CLAIMED : 0)));
+			   (s->takeover && !c->unclaimed ? CONN_FLAG_CLAIMED : 0) |
+			   (s->takeover && c->relayed ? CONN_FLAG_RELAYED : 0)));
 	le32_to(b + CONN_ENDS_TO_HOST, (uint32_t)ends_host);
 	le32_to(b + CONN_ENDS_TO_GUEST, (uint32_t)ends_guest);
-	put_part(s, KIND_CONN,
-		sizeof(b) + n_host + n_guest + (ends_host + ends_guest) * VSK_END_BYTES);
-	put(s, b, sizeof(b));
+	le32_to(b + CONN_FAR_BUF, c->far_buf);
+	le32_to(b + CONN_FAR_TX, c->far_tx);
+	le32_to(b + CONN_FAR_FWD, c->far_fwd);
+	le32_to(b + CONN_ANNOUNCED_BUF, c->announced_buf);
+	put_part(s, KIND_CONN, fixed + n_host + n_guest + (ends_host + ends_guest) * VSK_END_BYTES);
+	put(s, b, fixed);
 	put_bytes(s, to_host);
 	put_bytes(s, to_guest);
 	put_ends(s, to_host);
@@ -418,7 +431,22 @@ static int check_messages(const struct part *p, const struct flight *f, bool sib
 /* Of what the host has not taken it holds n bytes; a sibling may have some of a message already. */
 static bool unread_is(uint64_t unread, const struct flight *f, bool sibling)
 {
-	return unread == f->n_host || (sibling && f->ends_host && unread > f->n_host);
+	return unread == f->n_host ||
+	       (sibling && f->ends_host && unread > f->n_host && unread <= UINT32_MAX);
+}
+
+/* What only another process of this host is told. The device's room for a sibling's guest is
+ * counted by what the other one was given, for anybody else's by what was taken. */
+static bool takeover_holds(const struct part *p, const struct flight *f, bool sibling)
+{
+	const uint8_t *b = p->body;
+	uint64_t rx = le64_at(b + CONN_RX), unread = rx - le64_at(b + CONN_FWD);
+	bool relayed = le16_at(b + CONN_FLAGS) & CONN_FLAG_RELAYED;
+	if (relayed && (!sibling || le32_at(b + CONN_FIXED) < CONN_TAKEOVER_BYTES))
+		return false;
+	if (relayed && !(b[CONN_HOST_SHUT] & VSK_SHUT_RCV))
+		return (uint32_t)rx - le32_at(b + CONN_FAR_TX) == f->n_host;
+	return unread <= le32_at(b + CONN_BUF_ALLOC);
 }
 
 /* A flat list of what a record may not say of a connection. */
@@ -440,16 +468,16 @@ static int check_conn(const struct part *p, bool takeover)
 		return -EINVAL;
 	if (sibling && !takeover && (type != VSK_TYPE_STREAM || b[CONN_STATE] != CONN_STATE_OPEN))
 		return -EINVAL;
-	if ((le16_at(b + CONN_FLAGS) & CONN_FLAG_CLAIMED) && !takeover)
-		return -EINVAL;
-
 	uint64_t rx = le64_at(b + CONN_RX), fwd = le64_at(b + CONN_FWD);
 	bool host_holds = f.n_host || f.ends_host, guest_holds = f.n_guest || f.ends_guest;
 	uint32_t buf_alloc = le32_at(b + CONN_BUF_ALLOC);
 	uint8_t guest_shut = b[CONN_GUEST_SHUT], host_shut = b[CONN_HOST_SHUT], ctl = b[CONN_CTL];
 	bool sent = le16_at(b + CONN_FLAGS) & CONN_FLAG_REQUEST_SENT;
 	if (rx < fwd || !unread_is(rx - fwd, &f, sibling) || buf_alloc > VSK_BUF_MAX ||
-		rx - fwd > buf_alloc)
+		f.n_host > buf_alloc)
+		return -EINVAL;
+	if (takeover ? !takeover_holds(p, &f, sibling)
+		     : rx - fwd > buf_alloc || (le16_at(b + CONN_FLAGS) & CONN_FLAGS_TAKEOVER))
 		return -EINVAL;
 	if (guest_shut > VSK_SHUT_BOTH || host_shut > VSK_SHUT_BOTH ||
 		(guest_shut == VSK_SHUT_BOTH && !host_holds) || /* would be closed */
@@ -574,6 +602,13 @@ static int load_conn(struct vsk *v, uint64_t now_us, const struct part *p)
 	c->request_sent = le16_at(b + CONN_FLAGS) & CONN_FLAG_REQUEST_SENT;
 	c->asked = le16_at(b + CONN_FLAGS) & CONN_FLAG_ASKED;
 	c->tx_mid = le16_at(b + CONN_FLAGS) & CONN_FLAG_TX_MID;
+	c->relayed = le16_at(b + CONN_FLAGS) & CONN_FLAG_RELAYED;
+	if (c->relayed) {
+		c->far_buf = le32_at(b + CONN_FAR_BUF);
+		c->far_tx = le32_at(b + CONN_FAR_TX);
+		c->far_fwd = le32_at(b + CONN_FAR_FWD);
+		c->announced_buf = le32_at(b + CONN_ANNOUNCED_BUF);
+	}
 	c->rx_mid =
 		c->type == VSK_TYPE_SEQPACKET && f.n_host > sum_of_ends(f.host_ends, f.ends_host);
 	c->msgs = f.ends_host;
@@ -650,9 +685,11 @@ int vsk_load_takeover(
 	return load_all(l, v, now_us, buf, len, true);
 }
 
-struct vsk_conn *vsk_load_lingering(struct vsk *v, enum vsk_type type)
+struct vsk_conn *vsk_load_lingering(struct vsk *v, enum vsk_type type, uint32_t peer_cid,
+	uint32_t host_port, uint32_t guest_port)
 {
-	struct vsk_conn *c = vsk_conn_new(v, (uint16_t)type, 0, 0, 0, VSK_OPEN);
+	struct vsk_conn *c =
+		vsk_conn_new(v, (uint16_t)type, peer_cid, host_port, guest_port, VSK_OPEN);
 	if (c)
 		vsk_conn_close(v, c, false);
 	return c;

@@ -541,7 +541,8 @@ int vsk_load_takeover(
 
 /* A connection that was closed, of which the device still holds bytes for the host: to be released
  * when they are out. NULL: no free slot. */
-struct vsk_conn *vsk_load_lingering(struct vsk *v, enum vsk_type type);
+struct vsk_conn *vsk_load_lingering(struct vsk *v, enum vsk_type type, uint32_t peer_cid,
+	uint32_t host_port, uint32_t guest_port);
 
 /* What belongs to the connection returned last: where its host end is, what its application has
  * left; NULL and 0: nothing. One with another guest and no such word cannot live on. */

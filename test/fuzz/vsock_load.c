@@ -27,7 +27,8 @@ static void use(struct vsk *v, struct vsk_load *l)
 	struct vsk_out out;
 	uint8_t hdr[VSK_HDR_BYTES];
 	for (struct vsk_conn *c; (c = vsk_load_next(l, &h, &t));) {
-		must(h.n[0] <= vsk_unread(c) && vsk_unread(c) <= c->buf_alloc);
+		must(h.n[0] <= vsk_unread(c) && h.n[0] <= c->buf_alloc);
+		must(vsk_unread(c) <= c->buf_alloc || c->relayed);
 		must(h.n[0] == vsk_unread(c) || c->peer_cid != VSK_CID_HOST);
 		for (size_t i = 0; i < h.n[0]; i++)
 			sum ^= ((const uint8_t *)h.p[0])[i];

@@ -661,6 +661,90 @@ static void test_new_connection_begins_anew(void **state)
 	assert_close(put(GET_QUEUE_NUM, 0, NULL, 0));
 }
 
+/* ---- another process goes on ---- */
+
+static void test_goes_on_at_every_byte(void **state)
+{
+	(void)state;
+	struct vhu_saved s;
+	static struct vhu next;
+	uint8_t msg[VHU_HEADER + 8] = { 0 };
+	const uint32_t head[3] = { SET_VRING_CALL, 1, 8 };
+	memcpy(msg, head, sizeof(head));
+	for (size_t cut = 0; cut < sizeof(msg); cut++) {
+		const int fds[] = { 77 };
+		begin(VHU_P_MQ | VHU_P_REPLY_ACK);
+		for (size_t at = 0; at < cut; at++) {
+			void *buf;
+			size_t room;
+			vhu_room(&v, &buf, &room);
+			memcpy(buf, msg + at, 1);
+			assert_int_equal(vhu_received(&v, 1, fds, at == 0, &ev), 0);
+		}
+		assert_true(vhu_save(&v, &s));
+		vhu_init(&next, &offer);
+		assert_int_equal(vhu_restore(&next, &s), 0);
+		assert_int_equal(next.protocol_features, VHU_P_MQ | VHU_P_REPLY_ACK);
+		int r = 0;
+		for (size_t at = cut; at < sizeof(msg); at++) {
+			void *buf;
+			size_t room;
+			vhu_room(&next, &buf, &room);
+			assert_true(room > 0);
+			memcpy(buf, msg + at, 1);
+			r = vhu_received(&next, 1, fds, at == 0, &ev);
+		}
+		assert_int_equal(r, 1);
+		assert_int_equal(ev.kind, VHU_RING_CALL);
+		assert_int_equal(ev.n_fds, 1);
+		assert_int_equal(ev.fds[0], 77);
+	}
+}
+
+static void test_an_answer_goes_on(void **state)
+{
+	(void)state;
+	struct vhu_saved s;
+	const void *p;
+	begin(VHU_P_MQ);
+	assert_int_equal(put(GET_QUEUE_NUM, 0, NULL, 0), 0);
+	vhu_sent(&v, 5);
+	assert_true(vhu_save(&v, &s));
+	uint8_t rest[VHU_HEADER + 8];
+	memcpy(rest, s.out, s.out_len);
+	vhu_init(&v, &offer);
+	s.out = rest;
+	s.in = NULL;
+	assert_int_equal(vhu_restore(&v, &s), 0);
+	assert_int_equal(vhu_output(&v, &p), VHU_HEADER + 8 - 5);
+	assert_int_equal(((const uint8_t *)p)[VHU_HEADER - 5], 3);
+	vhu_init(&v, &offer);
+	begin(0);
+	assert_int_equal(put_ring(SET_VRING_NUM, 0, 0, 256), 1);
+	assert_false(vhu_save(&v, &s)); /* the event would be lost */
+}
+
+static void test_restore_refuses(void **state)
+{
+	(void)state;
+	const uint32_t whole[3] = { GET_FEATURES, 1, 0 }, bad[3] = { GET_FEATURES, 7, 0 };
+	const struct vhu_saved wrong[] = {
+		{ .features = 1ull << 63 }, { .protocol_features = P_NOT_LISTED },
+		{ .in = (const uint8_t *)whole, .in_len = sizeof(whole) },
+		{ .in = (const uint8_t *)bad, .in_len = sizeof(bad) }, { .in_len = 1 << 20 },
+		{ .out_len = 1 << 20 }, { .n_fds = VHU_FDS_MAX + 1 },
+		{ .ring = { [3] = { .started = true } } }, /* there are three */
+	};
+	for (size_t i = 0; i < HF_ARRAY_SIZE(wrong); i++) {
+		void *buf;
+		size_t room;
+		vhu_init(&v, &offer);
+		assert_int_equal(vhu_restore(&v, &wrong[i]), -EINVAL);
+		vhu_room(&v, &buf, &room);
+		assert_int_equal(room, VHU_HEADER);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -685,6 +769,9 @@ int main(void)
 		cmocka_unit_test(test_device_state),
 		cmocka_unit_test(test_backend_channel),
 		cmocka_unit_test(test_new_connection_begins_anew),
+		cmocka_unit_test(test_goes_on_at_every_byte),
+		cmocka_unit_test(test_an_answer_goes_on),
+		cmocka_unit_test(test_restore_refuses),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

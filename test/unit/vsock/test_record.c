@@ -527,7 +527,7 @@ static void test_contradictions_are_refused(void **state)
 		{ 64 + 69, 1, -EINVAL }, /* the host reads no more, yet bytes wait for it */
 		{ 64 + 69, 2, -EINVAL }, /* it sends no more, yet bytes wait for the guest */
 		{ 64 + 71, 1, -EPROTONOSUPPORT }, /* flags */
-		{ 64 + 70, 16, -EPROTONOSUPPORT },
+		{ 64 + 70, 32, -EPROTONOSUPPORT },
 		{ 64 + 70, 8, -EINVAL }, /* of a takeover */
 		{ 64 + 20, 1, -EINVAL }, /* other end */
 		{ 64 + 32, 5, -EINVAL }, /* rx_cnt - fwd_cnt is not what is in flight */
@@ -796,6 +796,37 @@ static void test_takeover_in_the_midst_of_a_siblings_message(void **state)
 	assert_int_equal(load_takeover(&b, buf, len), -EINVAL);
 }
 
+/* The room of a sibling's guest goes from end to end: what was told of it stays told. */
+static void test_takeover_keeps_a_siblings_credit(void **state)
+{
+	(void)state;
+	struct rig a, b, far;
+	uint8_t buf[16384];
+	rig_init(&a);
+	rig_init(&far);
+	a.p.dst_cid = far.p.dst_cid = 9;
+	struct vsk_conn *c = guest_opens(&a), *f = guest_opens(&far);
+	guest(&a, VSK_OP_RW, 100, 0);
+	f->tx_cnt = 60;
+	f->peer_buf_alloc = 5000;
+	f->peer_fwd_cnt = 20;
+	vsk_relay(&a.v, c, f, false);
+	c->fwd_cnt = 60; /* as the device would by vsk_host_took() */
+	size_t len = save_takeover(&a, buf, sizeof(buf), NULL);
+	assert_int_equal(load_takeover(&b, buf, len), 0);
+	struct vsk_conn *d = vsk_next(&b.v, NULL);
+	assert_int_equal(vsk_guest_room(d), vsk_guest_room(c));
+	assert_int_equal(vsk_taken(d), 20);
+	assert_int_equal(d->announced_buf, c->announced_buf);
+	const uint8_t far_tx[] = { 59, 61, 255 };
+	for (size_t i = 0; i < sizeof(far_tx); i++) { /* more or less in the device than is */
+		buf[64 + 84] = far_tx[i];
+		le32_to(buf + 24, 0);
+		le32_to(buf + 24, vsk_crc32c(0, buf, len));
+		assert_int_equal(load_takeover(&b, buf, len), -EINVAL);
+	}
+}
+
 static void test_takeover_and_migration_do_not_mix(void **state)
 {
 	(void)state;
@@ -828,7 +859,7 @@ static void test_lingering(void **state)
 	(void)state;
 	struct rig a;
 	rig_init(&a);
-	struct vsk_conn *c = vsk_load_lingering(&a.v, VSK_TYPE_STREAM);
+	struct vsk_conn *c = vsk_load_lingering(&a.v, VSK_TYPE_STREAM, 2, 3, 4);
 	assert_true(c->state == VSK_CLOSED && c->held_by_device);
 	assert_int_equal(a.v.n_conns, 0);
 	expect_nothing(&a);
@@ -881,6 +912,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_takeover_keeps_owners_and_siblings),
 		cmocka_unit_test(test_takeover_keeps_what_waits_for_its_owner),
 		cmocka_unit_test(test_takeover_in_the_midst_of_a_siblings_message),
+		cmocka_unit_test(test_takeover_keeps_a_siblings_credit),
 		cmocka_unit_test(test_takeover_and_migration_do_not_mix),
 		cmocka_unit_test(test_lingering),
 		cmocka_unit_test(test_checksum),
