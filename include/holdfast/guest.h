@@ -97,9 +97,11 @@ struct hf_guest_call {
 /* A container has exited. */
 struct hf_guest_exit {
 	const char *container;
-	const char *type; /* "UnexpectedExit", "GracefulExit", "ForcedExit" */
-	const char *body; /* the whole notification, JSON */
-	uint64_t seq;     /* 0 from an upstream guest */
+	const char *type;   /* "UnexpectedExit", "GracefulExit", "ForcedExit" */
+	const char *body;   /* the whole notification, JSON */
+	uint64_t seq;       /* 0 from an upstream guest */
+	uint64_t oom_kills; /* of its processes, killed for want of memory; an upstream guest tells
+			       0 */
 };
 
 enum hf_guest_stream_event {
@@ -123,6 +125,9 @@ struct hf_guest_events {
 	void (*lost)(void *ctx, const struct hf_err *why); /* the bridge's connection */
 	void (*answer)(void *ctx, const struct hf_guest_answer *answer);
 	void (*container_exit)(void *ctx, const struct hf_guest_exit *exit);
+	/* Processes of a container were killed for want of memory: how many so far. May be lost
+	 * with a connection; the container's exit has the sum. */
+	void (*oom)(void *ctx, const char *container, uint64_t kills);
 	void (*stream)(void *ctx, struct hf_guest_stream *s, unsigned events);
 };
 

@@ -10,6 +10,7 @@
 #define HF_CLI_H
 
 #include "base/err.h"
+#include "holdfast/guest.h"
 #include "holdfast/vm.h"
 #include <getopt.h>
 #include <jansson.h>
@@ -29,7 +30,8 @@ struct cli_verb {
 
 extern const struct cli_verb cli_vm_run, cli_vm_stop, cli_vm_list, cli_vm_rm, cli_run, cli_exec,
 	cli_ps, cli_logs, cli_wait, cli_kill, cli_rm, cli_migrate, cli_conn_list, cli_conn_policy,
-	cli_conn_checkpoint, cli_conn_restore, cli_conn_claim, cli_device, cli_demo, cli_version;
+	cli_conn_checkpoint, cli_conn_restore, cli_conn_claim, cli_device, cli_demo,
+	cli_guest_requests, cli_version;
 
 /*
  * Options of a verb: --node, --json and --help are everybody's, `more` (NULL: none; ends with a

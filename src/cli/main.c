@@ -7,7 +7,7 @@
 static const struct cli_verb *const verbs[] = { &cli_vm_run, &cli_vm_stop, &cli_vm_list, &cli_vm_rm,
 	&cli_run, &cli_exec, &cli_ps, &cli_logs, &cli_wait, &cli_kill, &cli_rm, &cli_migrate,
 	&cli_conn_list, &cli_conn_policy, &cli_conn_checkpoint, &cli_conn_restore, &cli_conn_claim,
-	&cli_device, &cli_demo, &cli_version };
+	&cli_device, &cli_guest_requests, &cli_demo, &cli_version };
 
 static void help(FILE *f)
 {

@@ -12,10 +12,14 @@ static void print(json_t *p)
 	v = json_object_get(p, "exit_code");
 	if (v)
 		(void)snprintf(code, sizeof(code), "%lld", (long long)json_integer_value(v));
+	json_int_t kills = json_integer_value(json_object_get(p, "oom_kills"));
+	char oom[48] = "";
+	if (kills > 0)
+		(void)snprintf(oom, sizeof(oom), "out of memory: %lld killed ", (long long)kills);
 	const char *error = json_string_value(json_object_get(p, "error"));
 	const char *waits = json_string_value(json_object_get(p, "waits"));
-	printf("%-24s %-9s %7s %5s %s\n", json_string_value(json_object_get(p, "process")),
-		json_string_value(json_object_get(p, "state")), pid, code,
+	printf("%-24s %-9s %7s %5s %s%s\n", json_string_value(json_object_get(p, "process")),
+		json_string_value(json_object_get(p, "state")), pid, code, oom,
 		error   ? error
 		: waits ? waits
 			: "");

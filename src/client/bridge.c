@@ -331,7 +331,11 @@ static void notification(struct hf_guest *g, const char *body, size_t len)
 {
 	json_t *n = json_loadb(body, len, 0, NULL);
 	json_t *seq = json_object_get(json_object_get(n, "Holdfast"), "Seq");
-	struct hf_guest_exit e = { .seq = (uint64_t)json_integer_value(seq) };
+	json_t *kills = json_object_get(json_object_get(n, "Holdfast"), "OomKills");
+	struct hf_guest_exit e = {
+		.seq = (uint64_t)json_integer_value(seq),
+		.oom_kills = (uint64_t)HF_MAX(json_integer_value(kills), (json_int_t)0),
+	};
 	char *text = n ? json_dumps(n, JSON_COMPACT) : NULL;
 	if (!text || (seq && g->mode == MODE_HOLDFAST && e.seq <= g->last_seq)) {
 		if (text)
@@ -354,12 +358,23 @@ static void notification(struct hf_guest *g, const char *body, size_t len)
 	json_decref(n);
 }
 
+static void oom(struct hf_guest *g, const char *body, size_t len)
+{
+	json_t *n = json_loadb(body, len, 0, NULL);
+	json_int_t kills = json_integer_value(json_object_get(n, "OomKills"));
+	if (kills > 0 && g->events.oom)
+		g->events.oom(g->events.ctx, string_of(n, "ContainerId"), (uint64_t)kills);
+	json_decref(n);
+}
+
 static void frame_in(struct hf_guest *g, const struct brg_frame *f)
 {
 	if (!g->bridge.negotiated && f->type == brg_answer_type(BRG_NEGOTIATE))
 		negotiated(g, f->payload, f->len);
 	else if (f->type == BRG_NOTIFICATION)
 		notification(g, f->payload, f->len);
+	else if (f->type == BRG_OOM)
+		oom(g, f->payload, f->len);
 	else if (brg_kind_of(f->type) == BRG_KIND_ANSWER && g->bridge.negotiated)
 		request_answered(g, f->id, f->type, f->payload, f->len);
 }

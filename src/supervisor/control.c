@@ -17,14 +17,15 @@
 
 #define ACCEPT_RETRY_MS 100
 
-enum wait_for { WAIT_STARTED, WAIT_OVER, WAIT_KILLED, WAIT_READY };
+enum wait_for { WAIT_STARTED, WAIT_OVER, WAIT_KILLED, WAIT_READY, WAIT_GUEST };
 
 struct waiter {
 	struct hf_list link;
 	struct client *client;
 	json_t *id;
 	enum wait_for what;
-	char name[PROC_KEY_MAX + 1]; /* of the process; WAIT_KILLED: the key */
+	char name[PROC_KEY_MAX +
+		  1]; /* of the process; WAIT_KILLED: the key; WAIT_GUEST: a number */
 };
 
 /* ---- Answers ---- */
@@ -108,7 +109,8 @@ static bool settle_proc(const struct waiter *w, const struct proc *p)
 			"process \"%s\": %s", p->name, p->error);
 	else if (w->what == WAIT_OVER)
 		client_ok(w->client, w->id,
-			json_pack("{s:I}", "exit_code", (json_int_t)p->exit_code));
+			json_pack("{s:I, s:I}", "exit_code", (json_int_t)p->exit_code, "oom_kills",
+				(json_int_t)p->oom_kills));
 	else
 		client_ok(w->client, w->id, started(p));
 	return true;
@@ -119,7 +121,7 @@ void control_settle(struct sup *sup)
 	hf_list_for_each_safe (n, &sup->waiters) {
 		struct waiter *w = HF_CONTAINER_OF(n, struct waiter, link);
 		bool over = w->what == WAIT_READY ? sup->state == SUP_RUNNING && sup->negotiated
-			    : w->what == WAIT_KILLED
+			    : w->what == WAIT_KILLED || w->what == WAIT_GUEST
 				    ? false
 				    : settle_proc(w, proc_find(&sup->procs, w->name));
 		if (over && w->what == WAIT_READY)
@@ -299,6 +301,41 @@ static void do_kill(struct client *c, json_t *id, json_t *args)
 		wait_for(c, id, WAIT_KILLED, key);
 }
 
+/* What the guest is asked about itself is answered with what it says. */
+static void do_guest_requests(struct client *c, json_t *id, json_t *args)
+{
+	static uint64_t asked;
+	char tag[40];
+	const struct hf_guest_call call = { .tag = tag };
+	(void)args;
+	(void)snprintf(tag, sizeof(tag), "guest:%lu", (unsigned long)++asked);
+	if (hf_guest_properties(
+		    c->sup->guest, &call, HF_GUEST_UVM, "{\"PropertyTypes\":[\"Requests\"]}") < 0)
+		client_err(c, id, EBUSY, "guest-requests: the guest takes no request now");
+	else
+		wait_for(c, id, WAIT_GUEST, strchr(tag, ':') + 1);
+}
+
+void control_guest_answered(struct sup *sup, const char *name, const struct hf_guest_answer *a)
+{
+	hf_list_for_each_safe (n, &sup->waiters) {
+		struct waiter *w = HF_CONTAINER_OF(n, struct waiter, link);
+		if (w->what != WAIT_GUEST || strcmp(w->name, name) != 0)
+			continue;
+		json_t *body = json_loads(a->body, 0, NULL);
+		const char *text = json_string_value(json_object_get(body, "Properties"));
+		json_t *what = text ? json_loads(text, 0, NULL) : NULL;
+		if (a->code == 0 && json_is_object(what))
+			client_ok(w->client, w->id, json_incref(what));
+		else
+			client_err(w->client, w->id, a->code ? -a->code : EPROTO,
+				"the guest does not tell: %s", a->message);
+		json_decref(what);
+		json_decref(body);
+		waiter_free(sup, w);
+	}
+}
+
 /* Why a container cannot be removed now; NULL: it can. */
 static const char *not_removable(struct sup *sup, const struct proc *init)
 {
@@ -406,6 +443,7 @@ static const struct command {
 	{ "kill", do_kill, false },
 	{ "rm", do_rm, false },
 	{ "resize", do_resize, false },
+	{ "guest-requests", do_guest_requests, false },
 	{ "attach", do_attach, false },
 	{ "migrate", outgoing_begin, false },
 	{ "migrate-cancel", do_cancel, true },

@@ -217,6 +217,8 @@ json_t *proc_summary(const struct proc *p)
 		json_object_set_new(o, "pid", json_integer(p->pid));
 	if (p->state == PROC_EXITED)
 		json_object_set_new(o, "exit_code", json_integer(p->exit_code));
+	if (p->oom_kills)
+		json_object_set_new(o, "oom_kills", json_integer((json_int_t)p->oom_kills));
 	if (*p->error)
 		json_object_set_new(o, "error", json_string(p->error));
 	for (int i = PROC_STDOUT; i < PROC_FD_N_; i++)
@@ -235,6 +237,8 @@ static json_t *proc_json(const struct proc *p)
 		(json_int_t)p->exit_code, "error", p->error, "spec", p->spec);
 	for (int i = 0; o && i < PROC_FD_N_; i++)
 		json_object_set_new(o, fds[i], stream_json(&p->stream[i]));
+	if (o && p->oom_kills)
+		json_object_set_new(o, "oom_kills", json_integer((json_int_t)p->oom_kills));
 	return o;
 }
 
@@ -294,6 +298,8 @@ static int load_proc(struct proc *p, json_t *json)
 	p->tty = tty;
 	p->pid = (uint32_t)pid;
 	p->exit_code = (uint32_t)code;
+	json_int_t kills = json_integer_value(json_object_get(json, "oom_kills"));
+	p->oom_kills = (uint64_t)HF_MAX(kills, (json_int_t)0);
 	json_t *spec = json_object_get(json, "spec");
 	p->spec = json_is_object(spec) ? json_incref(spec) : NULL;
 	for (int i = 0; i < PROC_FD_N_; i++)

@@ -70,6 +70,7 @@ struct proc {
 	enum proc_state state;
 	enum proc_step step;
 	uint32_t pid, exit_code;
+	uint64_t oom_kills; /* init: of its container's processes */
 	char error[252];
 	json_t *spec; /* what to start, until it was started */
 	struct proc_stream stream[PROC_FD_N_];

@@ -510,6 +510,18 @@ static void kill_done(struct sup *sup, const char *key, const struct hf_guest_an
 	control_kill_done(sup, k);
 }
 
+static void on_oom(void *ctx, const char *container, uint64_t kills)
+{
+	struct proc *init = proc_find(&((struct sup *)ctx)->procs, container);
+	if (init)
+		init->oom_kills = HF_MAX(init->oom_kills, kills);
+}
+
+static void on_container_exit(void *ctx, const struct hf_guest_exit *e)
+{
+	on_oom(ctx, e->container, e->oom_kills);
+}
+
 static void on_answer(void *ctx, const struct hf_guest_answer *a)
 {
 	struct sup *sup = ctx;
@@ -523,6 +535,10 @@ static void on_answer(void *ctx, const struct hf_guest_answer *a)
 	(void)snprintf(step, sizeof(step), "%.*s", (int)(colon - a->tag), a->tag);
 	if (!strcmp(step, "kill")) {
 		kill_done(sup, colon + 1, a);
+		return;
+	}
+	if (!strcmp(step, "guest")) {
+		control_guest_answered(sup, colon + 1, a);
 		return;
 	}
 	struct proc *p = proc_find(&sup->procs, colon + 1);
@@ -627,6 +643,8 @@ int session_open(struct sup *sup, const char *guest_state, bool whole, struct hf
 			.negotiated = on_negotiated,
 			.lost = on_lost,
 			.answer = on_answer,
+			.container_exit = on_container_exit,
+			.oom = on_oom,
 			.stream = on_stream } };
 	int r = hf_guest_new(&config, &sup->guest, reterr);
 	if (r < 0)

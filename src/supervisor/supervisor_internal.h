@@ -141,6 +141,7 @@ int control_open(struct sup *sup, struct hf_err *reterr);
 void control_close(struct sup *sup);
 void control_settle(struct sup *sup); /* answers everybody whose wait is over */
 void control_kill_done(struct sup *sup, const struct proc_kill *k);
+void control_guest_answered(struct sup *sup, const char *name, const struct hf_guest_answer *a);
 void control_event(struct sup *sup, json_t *event); /* to all clients that watch; takes it over */
 void client_ok(struct client *c, json_t *id, json_t *fields); /* fields taken over, NULL: none */
 void client_err(struct client *c, json_t *id, int code, const char *fmt, ...) HF_PRINTF(4, 5);

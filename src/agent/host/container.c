@@ -77,8 +77,10 @@ static void restore(struct agt_heir *h, const char *id, json_t *o)
 	const json_t *local = agt_field_array(&f, "local");
 	struct agt_container *c = strlen(id) > AGT_ID_MAX ? NULL : agt_container_new(h->a, id);
 	(void)snprintf(key, sizeof(key), "spec/%s", id);
-	if (!c || strlen(activity) >= sizeof(c->activity))
+	if (!c || strlen(activity) >= sizeof(c->activity)) {
 		agt_heir_refuse(h, key);
+		return;
+	}
 	c->state = (enum agt_container_state)state;
 	memcpy(c->activity, activity, strlen(activity) + 1);
 	c->bundle = copy(agt_field_string(&f, "bundle", NULL));

@@ -52,7 +52,7 @@ json_t *agt_heir_next(struct agt_heir *h, uint64_t *ret_number);
 /* What follows KIND/ in the key; NULL: it is of another kind. */
 const char *agt_heir_name(const char *key, const char *kind);
 
-/* Refuses the state; does not return. */
+/* Refuses the state; does not return. (Callers return after it where a checker does not see that.) */
 _Noreturn void agt_heir_refuse(struct agt_heir *h, const char *what);
 
 #endif

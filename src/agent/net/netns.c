@@ -125,8 +125,11 @@ static void restore(struct agt_heir *h, const char *id, json_t *o)
 	json_array_foreach (adapters, i, v) {
 		const char *name = json_string_value(json_object_get(v, "id"));
 		json_t *settings = json_object_get(v, "settings");
-		if (!name || strlen(name) >= sizeof(ns->adapter[i].id) || !json_is_object(settings))
+		if (!name || strlen(name) >= sizeof(ns->adapter[i].id) ||
+			!json_is_object(settings)) {
 			agt_heir_refuse(h, "netns");
+			return;
+		}
 		(void)snprintf(ns->adapter[i].id, sizeof(ns->adapter[i].id), "%s", name);
 		ns->adapter[i].settings = json_incref(settings);
 		ns->n++;

@@ -293,6 +293,7 @@ int agt_runtime_run(
 		return k;
 	}
 	agt_timer_set(r->deadline, AGT_RUNTIME_DEADLINE_MS);
+	agt_request_stage(run->rq, "OCI runtime", r->child.pid, AGT_RUNTIME_DEADLINE_MS);
 	agt_children_hold(&a->children);
 	return 0;
 }

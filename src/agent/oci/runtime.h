@@ -18,6 +18,7 @@
 #define AGT_RUNTIME_ARGS        16
 
 struct agt;
+struct agt_request;
 
 struct agt_runtime {
 	struct agt *a;
@@ -45,7 +46,8 @@ struct agt_run {
 	const json_t *json;                 /* written to a file, and named by the option */
 	const char *json_option;            /* exec: --process; update: --resources */
 	bool want_pid, want_console;
-	int fd[3]; /* standard streams; stay the caller's */
+	int fd[3];              /* standard streams; stay the caller's */
+	struct agt_request *rq; /* that waits for it; may be NULL */
 };
 
 /* Finds the program and makes the folders. */

@@ -126,8 +126,10 @@ static void restore(struct agt_heir *h, uint64_t serial, json_t *o)
 	bool waits = init && c->state == AGT_CONTAINER_CREATED && !c->starting; /* no streams yet */
 	if (p && !waits)
 		p->stdio = agt_stdio_inherited(a);
-	if (!p || (!waits && !p->stdio))
+	if (!p || (!waits && !p->stdio)) {
 		agt_heir_refuse(h, "more processes than there can be");
+		return;
+	}
 	p->serial = serial;
 	p->pid = pid;
 	p->state = (enum agt_process_state)state;
@@ -242,6 +244,7 @@ static void on_wait_timeout(void *arg)
 void agt_process_wait(struct agt_process *p, struct agt_request *rq, uint32_t timeout_ms)
 {
 	rq->wait_pid = (uint32_t)p->pid;
+	agt_request_stage(rq, "the process", p->pid, timeout_ms == BRG_NO_TIMEOUT ? 0 : timeout_ms);
 	if (p->state == AGT_PROCESS_EXITED) {
 		answer_wait(rq, p->exit_code);
 		return;

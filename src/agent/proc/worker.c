@@ -127,6 +127,7 @@ int agt_work_start(struct agt *a, const struct agt_work *work, struct hf_err *re
 	agt_child_watch(&a->children, &w->child, pid);
 	agt_timer_set(w->deadline, AGT_WORK_DEADLINE_MS);
 	a->n_workers++;
+	agt_request_stage(work->rq, work->what, pid, AGT_WORK_DEADLINE_MS);
 	return 0;
 }
 
@@ -142,6 +143,21 @@ bool agt_work_describe(const struct agt *a, size_t i, char *text, size_t cap)
 		return true;
 	}
 	return false;
+}
+
+json_t *agt_work_list(const struct agt *a)
+{
+	json_t *list = json_array();
+	hf_list_for_each (l, &a->workers) {
+		const struct worker *w = HF_CONTAINER_OF(l, struct worker, link);
+		json_int_t age = (json_int_t)((agt_now_us() - w->began_us) / 1000);
+		(void)json_array_append_new(
+			list, json_pack("{s:i, s:s, s:I, s:I, s:b}", "Pid", (int)w->child.pid,
+				      "What", w->work.what, "AgeMs", age, "DeadlineMs",
+				      HF_MAX(AGT_WORK_DEADLINE_MS - age, (json_int_t)0), "GivenUp",
+				      (int)w->told)); /* without memory one is missing */
+	}
+	return list;
 }
 
 int agt_work_run(const char *const argv[], struct hf_err *reterr)

@@ -13,11 +13,13 @@
 #define AGT_PROC_WORKER_H
 
 #include "base/err.h"
+#include <jansson.h>
 
 #define AGT_WORKERS_MAX      64
 #define AGT_WORK_DEADLINE_MS 30000
 
 struct agt;
+struct agt_request;
 
 /* In the child: 0, or -errno and a text. */
 typedef int agt_work_fn(void *arg, struct hf_err *reterr);
@@ -29,13 +31,17 @@ struct agt_work {
 	agt_work_fn *fn;
 	agt_worked_fn *done;
 	void *arg;
-	int keep_fd; /* 0: none; stays the caller's */
+	int keep_fd;            /* 0: none; stays the caller's */
+	struct agt_request *rq; /* that waits for it; may be NULL */
 };
 
 int agt_work_start(struct agt *a, const struct agt_work *w, struct hf_err *reterr);
 
 /* The i-th piece of work in progress, for people: its line, or false when there are not so many. */
 bool agt_work_describe(const struct agt *a, size_t i, char *text, size_t cap);
+
+/* All of them, for programs: Pid, What, AgeMs, DeadlineMs (what is left of it), GivenUp. */
+json_t *agt_work_list(const struct agt *a);
 
 /* For workers: runs a program to its end. -errno, or -EIO with its exit status in the text. */
 int agt_work_run(const char *const argv[], struct hf_err *reterr);

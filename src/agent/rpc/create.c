@@ -103,7 +103,7 @@ static void give_up(struct create *cr, int32_t hresult, const char *text)
 {
 	struct hf_err err = { 0 };
 	const struct agt_work work = {
-		.what = "Create", .fn = undo_files, .done = on_undone, .arg = cr
+		.what = "Create", .fn = undo_files, .done = on_undone, .arg = cr, .rq = cr->rq
 	};
 	cr->hresult = hresult;
 	(void)snprintf(cr->reason, sizeof(cr->reason), "%s", text);
@@ -135,6 +135,7 @@ static void give_network(struct create *cr)
 				       : agt_netns_find(c->a, cr->facts.netns);
 	pid_t pid = cr->facts.host_network ? getpid() : c->init->pid;
 	c->busy++;
+	agt_request_stage(cr->rq, "Network", 0, AGT_WORK_DEADLINE_MS);
 	if (ns) {
 		ns->user = c;
 		agt_netns_put(c->a, ns);
@@ -191,6 +192,7 @@ static void on_files(void *arg, const struct hf_err *made)
 	struct agt_run run = { .args = { "create", "--bundle", c->bundle,
 				       c->a->runtime.pivots ? NULL : "--no-pivot" },
 		.id = c->id,
+		.rq = cr->rq,
 		.want_pid = true,
 		.want_console = c->tty };
 	if (made->code != 0) {
@@ -295,7 +297,7 @@ static void create(struct agt_request *rq, const struct message *m)
 	agt_container_put(cr->c);
 	agt_container_put_spec(cr->c);
 	const struct agt_work work = {
-		.what = "Create", .fn = make_files, .done = on_files, .arg = cr
+		.what = "Create", .fn = make_files, .done = on_files, .arg = cr, .rq = rq
 	};
 	if (!cr->c->bundle || !cr->c->root || (m->scratch[0] && !cr->c->scratch))
 		give_up(cr, BRG_E_FAIL, "no memory");
@@ -386,7 +388,11 @@ static void on_deleted(void *arg, const struct agt_run_result *result)
 	}
 	struct hf_err err = { 0 };
 	const struct agt_work work = {
-		.what = "DeleteContainerState", .fn = remove_folders, .done = on_removed, .arg = d
+		.what = "DeleteContainerState",
+		.fn = remove_folders,
+		.done = on_removed,
+		.arg = d,
+		.rq = d->rq,
 	};
 	if (agt_work_start(d->c->a, &work, &err) < 0)
 		on_removed(d, &err);
@@ -396,7 +402,9 @@ static int begin_deletion(
 	struct agt_container *c, struct agt_request *rq, const char *why, struct hf_err *reterr)
 {
 	struct deletion *d = calloc(1, sizeof(*d));
-	struct agt_run run = { .args = { "delete", "--force" }, .id = c->id, .fd = { -1, -1, -1 } };
+	struct agt_run run = {
+		.args = { "delete", "--force" }, .id = c->id, .fd = { -1, -1, -1 }, .rq = rq
+	};
 	int r = d ? agt_runtime_run(c->a, &run, on_deleted, d, reterr)
 		  : hf_err_set(reterr, -ENOMEM, "no memory");
 	if (r < 0) {

@@ -10,6 +10,7 @@
  * then the pid is told. A failure at any step undoes the ones before.
  */
 #include "agent/agent.h"
+#include "agent/link/dial.h"
 #include "agent/oci/shape.h"
 #include "agent/oci/spec.h"
 #include "agent/proc/words.h"
@@ -145,7 +146,9 @@ static void start_init(struct exec *e)
 {
 	struct hf_err err = { 0 };
 	struct agt_container *c = e->c;
-	struct agt_run run = { .args = { "start" }, .id = c->id, .fd = { -1, -1, -1 } };
+	struct agt_run run = {
+		.args = { "start" }, .id = c->id, .fd = { -1, -1, -1 }, .rq = e->rq
+	};
 	if (c->init->stdio || c->state != AGT_CONTAINER_CREATED) {
 		fail(e, BRG_E_INVALID_STATE, "the container was started before");
 		return;
@@ -234,6 +237,7 @@ static void start_in_container(struct exec *e)
 		.id = e->c->id,
 		.json = e->process,
 		.json_option = "--process",
+		.rq = e->rq,
 		.want_pid = true,
 		.want_console = e->tty,
 		.fd = { -1, -1, -1 },
@@ -406,6 +410,7 @@ void agt_rpc_execute(struct agt_request *rq)
 		return;
 	}
 	*e = (struct exec){ .a = rq->a, .rq = rq, .local = none };
+	agt_request_stage(rq, "the host's ports", 0, AGT_DIAL_DEADLINE_MS);
 	if (!read_exec(e)) {
 		free_exec(e);
 		return;

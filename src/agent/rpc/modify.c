@@ -76,6 +76,7 @@ static void start_work(struct job *j)
 		.fn = j->work,
 		.done = on_worked,
 		.arg = j,
+		.rq = j->rq,
 		.keep_fd = j->port ? j->share.fd : 0 };
 	if (agt_work_start(j->rq->a, &work, &err) < 0)
 		on_worked(j, &err);
@@ -212,6 +213,7 @@ static void constraints(struct agt_request *rq, json_t *settings, const char *ki
 		.id = c->id,
 		.json = resources,
 		.json_option = "--resources",
+		.rq = rq,
 		.fd = { -1, -1, -1 } };
 	if (agt_runtime_run(rq->a, &run, on_updated, rq, &err) < 0)
 		agt_refuse(rq, BRG_E_FAIL, "ContainerConstraints: %s", err.text);

@@ -43,6 +43,7 @@ static void add_adapter(struct agt_request *rq, const struct agt_adapter *ad, js
 	pid_t pid = ns->user && ns->user->init && ns->user->init->state == AGT_PROCESS_RUNNING
 			    ? ns->user->init->pid
 			    : 0;
+	agt_request_stage(rq, "Network", 0, AGT_WORK_DEADLINE_MS);
 	if (agt_netns_bring_up(rq->a, ns, ns->n - 1, pid, on_up, add, &err) < 0)
 		on_up(add, &err);
 }

@@ -13,28 +13,90 @@
 
 #define DUMP_MAX 24000 /* bytes; doubled by escapes it still fits into an answer */
 
-/* The query's "PropertyTypes": which of the two are asked for. */
-static void read_query(struct agt_request *rq, bool *list, bool *statistics)
+#define LISTED_MAX 200 /* requests in an answer; each is less than 500 bytes at its worst */
+
+struct query {
+	bool list, statistics; /* of a container */
+	bool requests;         /* of the machine: Holdfast's own */
+};
+
+/* The query's "PropertyTypes". */
+static void read_query(struct agt_request *rq, struct query *q)
 {
 	json_t *query = NULL;
 	agt_field_json(&rq->f, "Query", &query);
 	struct agt_fields f = { .obj = query, .prefix = "Query." };
 	const char **types = agt_field_strings(&f, "PropertyTypes");
 	for (size_t i = 0; types && types[i]; i++) {
-		*list |= !strcmp(types[i], "ProcessList");
-		*statistics |= !strcmp(types[i], "Statistics");
+		q->list |= !strcmp(types[i], "ProcessList");
+		q->statistics |= !strcmp(types[i], "Statistics");
+		q->requests |= !strcmp(types[i], "Requests");
 	}
 	free(types);
 	agt_fields_join(&rq->f, &f);
 	json_decref(query);
 }
 
+/* Age and what is left, in ms. */
+static json_t *describe(const struct agt_request *rq, uint64_t now)
+{
+	json_t *o = json_pack("{s:I, s:s, s:s, s:I}", "Id", (json_int_t)rq->id, "Type",
+		agt_request_name(rq->type), "ContainerId", rq->container, "AgeMs",
+		(json_int_t)((now - rq->began_us) / 1000));
+	if (rq->stage)
+		json_object_set_new(o, "WaitsFor", json_string(rq->stage));
+	if (rq->stage_pid)
+		json_object_set_new(o, "Pid", json_integer(rq->stage_pid));
+	if (rq->deadline_us)
+		json_object_set_new(o, "DeadlineMs",
+			json_integer(rq->deadline_us > now
+					     ? (json_int_t)((rq->deadline_us - now) / 1000)
+					     : 0));
+	if (rq->orphan)
+		json_object_set_new(o, "Orphan", json_true());
+	if (rq->trace[0])
+		json_object_set_new(o, "Traceparent", json_string(rq->trace));
+	return o;
+}
+
+static void answer_text(struct agt_request *rq, json_t *o)
+{
+	char *text = json_dumps(o, JSON_COMPACT);
+	json_decref(o);
+	agt_answer(rq, json_pack("{s:s}", "Properties", text ? text : ""));
+	free(text);
+}
+
+/* The requests in flight, this one left out, the oldest first; and the work in progress. */
+static void answer_requests(struct agt_request *me)
+{
+	struct agt *a = me->a;
+	json_t *list = json_array();
+	uint64_t now = agt_now_us();
+	size_t more = 0;
+	hf_list_for_each (l, &a->session.in_flight) {
+		const struct agt_request *rq = HF_CONTAINER_OF(l, struct agt_request, link);
+		if (rq == me)
+			continue;
+		if (json_array_size(list) < LISTED_MAX)
+			(void)json_array_append_new(list, describe(rq, now)); /* else one less */
+		else
+			more++;
+	}
+	answer_text(me, json_pack("{s:o, s:I, s:o}", "Requests", list, "More", (json_int_t)more,
+				"Workers", agt_work_list(a)));
+}
+
 void agt_rpc_properties(struct agt_request *rq)
 {
-	bool list = false, statistics = false;
-	read_query(rq, &list, &statistics);
+	struct query q = { 0 };
+	read_query(rq, &q);
 	if (agt_refuse_fields(rq, &rq->f))
 		return;
+	if (!strcmp(rq->container, BRG_UVM_ID) && q.requests) {
+		answer_requests(rq);
+		return;
+	}
 	if (!strcmp(rq->container, BRG_UVM_ID)) {
 		agt_refuse(
 			rq, BRG_E_FAIL, "GetProperties: of a container only, not of the machine");
@@ -44,19 +106,16 @@ void agt_rpc_properties(struct agt_request *rq)
 		rq, ~0u & ~(1u << AGT_CONTAINER_CREATING) & ~(1u << AGT_CONTAINER_DELETING));
 	if (!c)
 		return;
-	if ((list || statistics) && !c->cgroup) {
+	if ((q.list || q.statistics) && !c->cgroup) {
 		agt_refuse(rq, BRG_E_FAIL, "container %s: its cgroup is unknown", c->id);
 		return;
 	}
 	json_t *o = json_object();
-	if (list)
+	if (q.list)
 		json_object_set_new(o, "ProcessList", agt_cgroup_processes(c->cgroup));
-	if (statistics)
+	if (q.statistics)
 		json_object_set_new(o, "LCOWMetrics", agt_cgroup_metrics(c->cgroup));
-	char *text = json_dumps(o, JSON_COMPACT);
-	json_decref(o);
-	agt_answer(rq, json_pack("{s:s}", "Properties", text ? text : ""));
-	free(text);
+	answer_text(rq, o);
 }
 
 struct dump {

@@ -49,6 +49,15 @@ const char *agt_request_name(uint32_t type)
 	return i < 0 ? "unknown" : routes[i].name;
 }
 
+void agt_request_stage(struct agt_request *rq, const char *what, pid_t pid, uint64_t deadline_ms)
+{
+	if (!rq)
+		return;
+	rq->stage = what;
+	rq->stage_pid = pid;
+	rq->deadline_us = deadline_ms ? agt_now_us() + deadline_ms * 1000 : 0;
+}
+
 bool agt_request_changes(uint32_t type)
 {
 	ssize_t i = route_of(type);

@@ -24,12 +24,15 @@ struct agt_request {
 	struct agt *a;
 	uint64_t id;
 	uint32_t type;
-	uint64_t epoch;    /* of the record; 0: answered on the spot, outside of any record */
-	bool resumed;      /* begun by the agent before this one, which goes on with it */
-	bool orphan;       /* a wait whose upstream host has gone (session.h) */
-	uint64_t began_us; /* for people: DumpStacks */
-	char activity[40]; /* a GUID, or "" */
-	char trace[56];    /* W3C traceparent of the host, or "" */
+	uint64_t epoch; /* of the record; 0: answered on the spot, outside of any record */
+	bool resumed;   /* begun by the agent before this one, which goes on with it */
+	bool orphan;    /* a wait whose upstream host has gone (session.h) */
+	uint64_t began_us;
+	const char *stage;    /* for people: what it waits for; a string constant, NULL: nothing */
+	pid_t stage_pid;      /* the child that does it; 0: none */
+	uint64_t deadline_us; /* when that is given up; 0: never */
+	char activity[40];    /* a GUID, or "" */
+	char trace[56];       /* W3C traceparent of the host, or "" */
 	char container[AGT_ID_MAX + 1];
 	struct agt_fields f; /* of the message; gone when the handler has returned */
 
@@ -45,6 +48,9 @@ void agt_refuse(struct agt_request *rq, int32_t hresult, const char *fmt, ...) H
 
 /* Refuses with the error that the fields have collected; false when there is none. */
 bool agt_refuse_fields(struct agt_request *rq, const struct agt_fields *f);
+
+/* It waits for something from now on, until the next stage or its answer. Accepts NULL. */
+void agt_request_stage(struct agt_request *rq, const char *what, pid_t pid, uint64_t deadline_ms);
 
 /* Whether it changes anything: then it must not be carried out twice. */
 bool agt_request_changes(uint32_t type);

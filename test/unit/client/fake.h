@@ -84,6 +84,13 @@ static inline void on_answer(void *ctx, const struct hf_guest_answer *a)
 static inline void on_exit_(void *ctx, const struct hf_guest_exit *e)
 {
 	world_log(ctx, "exit %s %s %d\n", e->container, e->type, (int)e->seq);
+	if (e->oom_kills > 0)
+		world_log(ctx, "of these killed %d\n", (int)e->oom_kills);
+}
+
+static inline void on_oom(void *ctx, const char *container, uint64_t kills)
+{
+	world_log(ctx, "oom %s %d\n", container, (int)kills);
 }
 
 static inline void on_stream(void *ctx, struct hf_guest_stream *s, unsigned events)
@@ -108,6 +115,7 @@ static inline void world_start(struct world *w, const char *state)
 			.lost = on_lost,
 			.answer = on_answer,
 			.container_exit = on_exit_,
+			.oom = on_oom,
 			.stream = on_stream } };
 	int r = hf_guest_new(&c, &w->g, &e);
 	if (r < 0)

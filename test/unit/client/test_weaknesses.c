@@ -26,6 +26,23 @@ static void test_w31_nothing_is_left_in_a_send_buffer(void **state)
 }
 
 /* W32, W33: what nobody waits for is dropped, and nothing else is. */
+static void test_w23_kills_for_want_of_memory(void **state)
+{
+	(void)state;
+	struct world w;
+	world_init(&w);
+	fake_connect(&w, "new");
+	w.log[0] = '\0';
+	fake_frame(&w, BRG_OOM, 0, "{\"ContainerId\":\"c\",\"OomKills\":2}");
+	fake_frame(&w, BRG_OOM, 0, "{\"ContainerId\":\"c\",\"OomKills\":-2}");
+	fake_frame(&w, BRG_OOM, 0, "[]");
+	fake_frame(&w, BRG_NOTIFICATION, 0,
+		"{\"ContainerId\":\"c\",\"Type\":\"UnexpectedExit\","
+		"\"Holdfast\":{\"Seq\":1,\"OomKills\":3}}");
+	expect_log(&w, "oom c 2\nexit c UnexpectedExit 1\nof these killed 3\n");
+	world_done(&w);
+}
+
 static void test_w32_early_answers_and_notifications(void **state)
 {
 	(void)state;
@@ -194,6 +211,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_w31_nothing_is_left_in_a_send_buffer),
+		cmocka_unit_test(test_w23_kills_for_want_of_memory),
 		cmocka_unit_test(test_w32_early_answers_and_notifications),
 		cmocka_unit_test(test_w33_one_bad_message_is_one_bad_message),
 		cmocka_unit_test(test_w34_slow_requests_do_not_end_the_bridge),
