@@ -4,6 +4,7 @@
 #include "boot/boot.h"
 #include "boot/ports.h"
 #include "net/lease.h"
+#include "stdio/tee.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -39,6 +40,8 @@ int main(int argc, char *argv[])
 	bool init = getpid() == 1;
 	if (agt_lease_is_script())
 		return agt_lease_script(argc, argv);
+	if (agt_tee_is_process(argc, argv))
+		return agt_tee_process(argv);
 	int r = agt_flags_parse(&flags, argc, argv, &err);
 	if (r < 0 && !init) {
 		(void)fprintf(stderr, "holdfast-agent: %s\n", err.text);

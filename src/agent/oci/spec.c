@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "spec.h"
+#include "agent/storage/tree.h"
 #include "shape.h"
 #include "user.h"
 #include <ctype.h>
@@ -12,6 +13,7 @@
 #define KEY_SANDBOX "io.kubernetes.cri.sandbox-id"
 #define KEY_VIRTUAL "io.microsoft.cri.virtual-pod-id"
 #define KEY_NO_NET  "io.microsoft.cri.skip-pod-networking"
+#define KEY_LOG     "io.microsoft.container.lcow.tee-log-path"
 #define KEY_HOST    "io.microsoft.virtualmachine.lcow.hostnetwork"
 
 /* The specification is Go's on both ends: its names are spelled exactly. */
@@ -63,6 +65,21 @@ static int read_pod(json_t *spec, const char *id, struct agt_spec_facts *ret, st
 		return hf_err_set(
 			reterr, -EBADMSG, "OciSpecification.annotations: bad %s", KEY_SANDBOX);
 	(void)snprintf(ret->sandbox, sizeof(ret->sandbox), "%s", sandbox);
+	return 0;
+}
+
+static int read_log(const json_t *spec, struct agt_spec_facts *ret, struct hf_err *reterr)
+{
+	const char *log = agt_spec_annotation(spec, KEY_LOG);
+	char path[sizeof(ret->log) + 8];
+	(void)snprintf(path, sizeof(path), "/logs/%s", log); /* cut: longer than is allowed */
+	if (log[0] && (strlen(log) >= sizeof(ret->log) || !agt_path_allowed(path) ||
+			      log[strlen(log) - 1] == '/'))
+		return hf_err_set(reterr, -EBADMSG,
+			"OciSpecification.annotations: %s: \"%.60s\": a short path without .. "
+			"expected",
+			KEY_LOG, log);
+	(void)snprintf(ret->log, sizeof(ret->log), "%s", log);
 	return 0;
 }
 
@@ -127,6 +144,8 @@ int agt_spec_prepare(
 	r = read_pod(spec, id, ret, reterr);
 	if (r == 0)
 		r = read_hostname(spec, ret, reterr);
+	if (r == 0)
+		r = read_log(spec, ret, reterr);
 	if (r == 0)
 		r = read_network(spec, linux_part, ret, reterr);
 	if (r < 0)

@@ -14,6 +14,7 @@ struct agt_spec_facts {
 	bool own_pids;     /* a new pid namespace: the others die with init */
 	char sandbox[256]; /* id of the pod; the container's own when it is a sandbox or alone */
 	char hostname[256];
+	char log[256];     /* file below the pod's logs that takes its output too; "": none */
 	char netns[128];   /* of the host, in lower case; "": none */
 	bool needs_netns;  /* it must be known */
 	bool host_network; /* uses the machine's own */

@@ -7,6 +7,7 @@
 #include "agent/oci/pod.h"
 #include "agent/proc/worker.h"
 #include "agent/stdio/local.h"
+#include "agent/stdio/tee.h"
 #include "agent/storage/tree.h"
 #include "base/fd.h"
 #include "base/log.h"
@@ -183,6 +184,19 @@ static int make_files(void *arg, struct hf_err *reterr)
 	return agt_pod_prepare(&pod, reterr);
 }
 
+/* The file that takes its output too, if it asks for one. */
+static int insert_log(struct create *cr, struct hf_err *reterr)
+{
+	char path[BUNDLE_PATH_MAX + sizeof(cr->facts.log) + 16];
+	if (!cr->facts.log[0])
+		return 0;
+	(void)snprintf(path, sizeof(path), "%s/logs/%s", cr->sandbox ? cr->sandbox : cr->c->bundle,
+		cr->facts.log);
+	if (cr->c->tty)
+		hf_warn("container %s: %s: a terminal's output is not logged", cr->c->id, path);
+	return cr->c->tty ? 0 : agt_tee_insert(&cr->c->a->children, &cr->local, path, reterr);
+}
+
 static void on_files(void *arg, const struct hf_err *made)
 {
 	struct create *cr = arg;
@@ -201,6 +215,10 @@ static void on_files(void *arg, const struct hf_err *made)
 	}
 	if (!c->tty && agt_local_pipes(&cr->local, all) < 0) {
 		give_up(cr, BRG_E_FAIL, "no pipes for its streams");
+		return;
+	}
+	if (insert_log(cr, &err) < 0) {
+		give_up(cr, BRG_E_FAIL, err.text);
 		return;
 	}
 	memcpy(run.fd, cr->local.theirs, sizeof(run.fd));
