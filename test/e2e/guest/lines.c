@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * lines - the guest's side of examples/line-counter: sends lines to the host's port 7000 and checks
- * that each is answered with its number. Prints how far it is every 1,000 answers; ends at the
- * first number that is wrong, or when the connection fails.
+ * that each is answered with its number, and none without. Prints how far it is every 1,000
+ * answers; ends at the first number that is wrong, or when the connection fails.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,9 +18,11 @@
 
 #define HOST_PORT 7000
 #define AHEAD     3000 /* lines without an answer */
+#define ROUND     3500 /* after so many it waits until all are answered: none was lost */
 #define PAUSE_MS  2
 
 static unsigned long sent, answered;
+static size_t part; /* of a line, sent */
 
 static int check(const char *line)
 {
@@ -54,6 +57,12 @@ static int take(int fd)
 	return 0;
 }
 
+static bool may_send(void)
+{
+	bool round_ends = sent > 0 && sent % ROUND == 0 && part == 0;
+	return sent - answered < (round_ends ? 1 : AHEAD);
+}
+
 int main(void)
 {
 	static const char line[] = "a line whose length is odd\n";
@@ -61,7 +70,6 @@ int main(void)
 		.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_HOST, .svm_port = HOST_PORT
 	};
 	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	size_t part = 0;
 
 	setlinebuf(stdout);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ||
@@ -73,7 +81,7 @@ int main(void)
 		struct pollfd p = { fd, POLLIN, 0 };
 		if (poll(&p, 1, PAUSE_MS) > 0 && take(fd) < 0)
 			break;
-		for (int i = 0; i < 50 && sent - answered < AHEAD; i++) {
+		for (int i = 0; i < 50 && may_send(); i++) {
 			ssize_t n = write(fd, line + part, sizeof(line) - 1 - part);
 			if (n < 0)
 				break;
