@@ -192,8 +192,12 @@ static int cmd_state_load(struct request *rq, struct hf_err *reterr)
 	if (fd < 0)
 		return hf_err_set(reterr, -EINVAL,
 			"no descriptor came with the request: attach the record (SCM_RIGHTS)");
+	struct dev_vm_info info;
 	int r = dev_state_load(rq->vm, fd, reterr);
-	return r < 0 ? r : put_conns(rq, 0);
+	dev_vm_info(rq->vm, &info);
+	return r < 0 ? r
+		     : json_object_set_new(
+			       rq->answer, "connections", json_integer((json_int_t)info.n_conns));
 }
 
 static int get_port(
