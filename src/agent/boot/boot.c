@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/reboot.h>
 #include <net/if.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -15,6 +16,12 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define MOUNTS_MAX          4096
+#define END_DEADLINE_MS     2000
+#define UNMOUNT_DEADLINE_MS 10000
 
 static void mount_all(void)
 {
@@ -134,9 +141,86 @@ void agt_boot(const struct agt_flags *flags)
 	agt_cgroup_protect();
 }
 
+/* Milliseconds until the child has ended, or -ETIMEDOUT: it is killed then. Others are reaped. */
+static int reap_until(pid_t child, int deadline_ms)
+{
+	const struct timespec step = { .tv_nsec = 5000000 };
+	for (int ms = 0; ms < deadline_ms; ms += 5) {
+		pid_t pid;
+		while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+			if (pid == child)
+				return ms;
+		if (pid < 0)
+			return ms;            /* none is left */
+		(void)nanosleep(&step, NULL); /* a signal shortens it */
+	}
+	return -ETIMEDOUT;
+}
+
+/* \040 and the like, as mountinfo has them. */
+static void unescape(char *s)
+{
+	char *to = s;
+	for (; *s; s++)
+		if (s[0] == '\\' && s[1] && s[2] && s[3]) {
+			*to++ = (char)((s[1] - '0') << 6 | (s[2] - '0') << 3 | (s[3] - '0'));
+			s += 3;
+		} else {
+			*to++ = *s;
+		}
+	*to = '\0';
+}
+
+/* The last mount first. What is on a disk and stays mounted is read-only then. */
+static void unmount_all(void)
+{
+	char line[4096], at[4096], source[4096];
+	char *found[MOUNTS_MAX];
+	size_t n = 0;
+	FILE *f = fopen("/proc/self/mountinfo", "re");
+	while (f && n < MOUNTS_MAX && fgets(line, sizeof(line), f)) {
+		char *rest = strstr(line, " - ");
+		if (!rest || sscanf(line, "%*d %*d %*s %*s %4095s", at) != 1 ||
+			sscanf(rest, " - %*s %4095s", source) != 1)
+			continue;
+		unescape(at);
+		bool disk = !strncmp(source, "/dev/", 5);
+		if (asprintf(&found[n], "%c%s", disk ? 'd' : ' ', at) >= 0)
+			n++;
+	}
+	while (n-- > 0) {
+		const char *path = found[n] + 1;
+		if (!strcmp(path, "/proc")) /* is read here, and holds nothing */
+			continue;
+		if (umount2(path, UMOUNT_NOFOLLOW) < 0 && found[n][0] == 'd' &&
+			mount(NULL, path, NULL, MS_REMOUNT | MS_RDONLY, NULL) < 0)
+			hf_warn("power off: %s: stays mounted: %s", path, strerror(errno));
+	}
+}
+
+/* Everything but PID 1 ends, then the file systems are let go: in a child, for a host's share that
+ * does not answer must not keep the machine running. */
+static void let_go(void)
+{
+	(void)kill(-1, SIGKILL); /* ESRCH: there is nobody */
+	if (reap_until(-1, END_DEADLINE_MS) < 0)
+		hf_warn("power off: processes do not end");
+	pid_t pid = fork();
+	if (pid == 0) {
+		sync();
+		unmount_all();
+		sync();
+		_exit(0);
+	}
+	if (pid < 0)
+		sync();
+	else if (reap_until(pid, UNMOUNT_DEADLINE_MS) < 0)
+		hf_warn("power off: file systems do not answer");
+}
+
 void agt_power_off(void)
 {
-	sync();
+	let_go();
 	if (reboot(LINUX_REBOOT_CMD_POWER_OFF) < 0)
 		hf_error("power off: %s", strerror(errno));
 	for (;;)

@@ -18,7 +18,8 @@ struct agt;
 /* File systems, kernel modules, loopback, host name. */
 void agt_boot(const struct agt_flags *flags);
 
-/* Writes everything out and switches the machine off; does not return as PID 1. */
+/* Ends what runs, unmounts what is mounted (what cannot be is made read-only), and switches the
+ * machine off; does not return as PID 1. */
 void agt_power_off(void);
 
 /* Stops containers and processes, then the agent: as PID 1 that powers off. Forced: kills at once.
