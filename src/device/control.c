@@ -325,15 +325,15 @@ static json_t *relay_json(const struct dev_relay *r)
 
 static int cmd_relay_list(struct request *rq, struct hf_err *reterr)
 {
-	static const char *const states[] = { "down", "connecting", "hello", "up" };
 	const struct dev_link *l = &rq->daemon->link;
 	json_t *relays = json_array(), *links = json_array();
 	(void)reterr; /* nothing can be refused */
 	for (size_t i = 0; i < DEV_PEERS_MAX; i++)
-		if (l->peer[i] && json_array_append_new(links,
-					  json_pack("{s:s,s:s,s:I}", "peer", l->peer[i]->address,
-						  "state", states[l->peer[i]->state], "relays",
-						  (json_int_t)l->peer[i]->mux.n_chans)) < 0)
+		if (l->peer[i] &&
+			json_array_append_new(
+				links, json_pack("{s:s,s:s,s:I}", "peer", l->peer[i]->address,
+					       "state", dev_peer_state_name(l->peer[i]->state),
+					       "relays", (json_int_t)l->peer[i]->mux.n_chans)) < 0)
 			break; /* out of memory: the list is shorter, nothing else */
 	for (uint32_t i = 0; i < l->n_slots && json_array_size(relays) < DEV_LIST_MAX; i++)
 		if (l->slot[i] && json_array_append_new(relays, relay_json(l->slot[i])) < 0)

@@ -51,6 +51,7 @@ static void save_daemon(const struct dev_daemon *d, struct dev_pack *p)
 	dev_pack_fd(p, dev_notify_fd());
 	dev_pack_number(p, d->opt.link_timeout_ms);
 	dev_pack_bytes(p, d->opt.link, strlen(d->opt.link));
+	dev_pack_bytes(p, d->opt.link_tls, strlen(d->opt.link_tls));
 	dev_pack_fd(p, d->link.listen_fd);
 	dev_pack_bytes(p, d->link.self, sizeof(d->link.self));
 	dev_pack_end(p);
@@ -142,12 +143,13 @@ static int load_listener(struct dev_unpack *u, const char *name)
 	return fd;
 }
 
-/* By its name other daemons know it again. */
+/* By its name other daemons know it again. The secrets of TLS are read anew. */
 static int load_link(struct dev_daemon *d, struct dev_unpack *u)
 {
 	size_t n;
 	d->opt.link_timeout_ms = (unsigned)dev_unpack_number(u, UINT32_MAX);
 	dev_unpack_text(u, d->opt.link, sizeof(d->opt.link));
+	dev_unpack_text(u, d->opt.link_tls, sizeof(d->opt.link_tls));
 	int fd = load_listener(u, d->opt.link);
 	const void *self = dev_unpack_bytes(u, sizeof(d->link.self), &n);
 	if (u->error || n != sizeof(d->link.self)) {
@@ -155,7 +157,11 @@ static int load_link(struct dev_daemon *d, struct dev_unpack *u)
 		return -EINVAL;
 	}
 	memcpy(d->link.self, self, n);
-	return dev_link_adopt(&d->link, d, fd);
+	struct hf_err err;
+	int r = dev_link_adopt(&d->link, d, fd, &err);
+	if (r < 0)
+		hf_error("%s", err.text);
+	return r;
 }
 
 static int load_daemon(struct dev_daemon *d, struct dev_unpack *u)

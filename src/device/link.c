@@ -4,11 +4,12 @@
  *
  *   DOWN        we shall dial again; only a peer that we dial is ever in this state
  *   CONNECTING  connect(2) is under way
+ *   SHAKING     TLS: neither end knows yet whether the other is who it should be
  *   HELLO       the connection is up, its other end has not said who it is
  *   UP          channels are bound and carry streams
  *
  * A Unix socket's other end must be of our own user (or root): SO_PEERCRED says it of whoever
- * dialled, and of whoever listens.
+ * dialled, and of whoever listens. On TCP there is nothing without TLS, which proves both ends.
  */
 #include "link.h"
 #include "activation.h"
@@ -19,17 +20,31 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
 
-/* syscalls: accept4 socket(0=AF_UNIX) connect sendmsg recvfrom getrandom getsockopt geteuid unlink
- * unlinkat */
+/* syscalls: accept4 socket(0=AF_UNIX) socket(0=AF_INET) socket(0=AF_INET6) connect sendmsg recvfrom
+ * getrandom getsockopt geteuid unlink unlinkat setsockopt(1=IPPROTO_TCP) setsockopt(1=SOL_SOCKET)
+ */
 
 #define RECEIVE_BYTES (256U << 10)
 #define LOG_US        1000000u
+/* A peer that is switched off is noticed within about ten seconds. */
+#define KEEP_IDLE_S     4
+#define KEEP_INTERVAL_S 2
+#define KEEP_COUNT      3
+#define UNHEARD_MS      10000
 
 static uint8_t received[RECEIVE_BYTES];
+
+const char *dev_peer_state_name(enum dev_peer_state s)
+{
+	static const char *const names[DEV_PEER_N_] = { "down", "connecting", "handshake", "hello",
+		"up" };
+	return names[s];
+}
 
 static uint64_t now(const struct dev_link *l)
 {
@@ -86,11 +101,13 @@ static void peer_down(struct dev_peer *p, const char *why)
 	struct dev_link *l = p->link;
 	if (p->state == DEV_PEER_UP)
 		l->lost++;
-	if (p->state == DEV_PEER_UP || now(l) >= p->logged_us + LOG_US) {
+	if (p->state == DEV_PEER_UP || now(l) >= l->logged_us + LOG_US) {
 		hf_info("link %s: down: %s", p->address[0] ? p->address : "(accepted)", why);
-		p->logged_us = now(l);
+		l->logged_us = now(l);
 	}
 	unbind_all(p);
+	dev_tls_end(p->tls);
+	p->tls = NULL;
 	dev_loop_close(&l->daemon->loop, &p->fd);
 	free(p->rest);
 	p->rest = NULL;
@@ -110,13 +127,56 @@ static bool is_us(int fd)
 	return unix_peer_uid(fd, &uid) == 0 && (uid == geteuid() || uid == 0);
 }
 
-/* The socket is connected: says hello. False: it was closed. */
-static void peer_begin(struct dev_peer *p, bool dials)
+static void set_tcp(int fd)
+{
+	static const struct {
+		int level, name, value;
+	} options[] = {
+		{ IPPROTO_TCP, TCP_NODELAY, 1 },
+		{ IPPROTO_TCP, TCP_USER_TIMEOUT, UNHEARD_MS },
+		{ IPPROTO_TCP, TCP_KEEPIDLE, KEEP_IDLE_S },
+		{ IPPROTO_TCP, TCP_KEEPINTVL, KEEP_INTERVAL_S },
+		{ IPPROTO_TCP, TCP_KEEPCNT, KEEP_COUNT },
+		{ SOL_SOCKET, SO_KEEPALIVE, 1 },
+	};
+	for (size_t i = 0; i < HF_ARRAY_SIZE(options); i++)
+		(void)setsockopt(fd, options[i].level, options[i].name, &options[i].value,
+			sizeof(int)); /* without them a dead peer is noticed later */
+}
+
+/* Goes on with the handshake, or the peer is down. */
+static void shake_hands(struct dev_peer *p)
+{
+	const char *why;
+	char text[160];
+	int r = dev_tls_handshake(p->tls, &why);
+	if (r == -EAGAIN) {
+		watch(p, dev_tls_wants_out(p->tls) ? EPOLLOUT : EPOLLIN);
+	} else if (r < 0) {
+		p->link->refused++;
+		(void)snprintf(text, sizeof(text), "refused: TLS: %s", why); /* may be cut */
+		peer_down(p, text);
+	} else {
+		p->state = DEV_PEER_HELLO;
+		watch(p, EPOLLIN);
+	}
+}
+
+/* The socket is connected. Over TCP hands are shaken first; then each end says hello. */
+static void peer_begin(struct dev_peer *p, bool dials, bool tcp)
 {
 	rs_mux_init(&p->mux, dials, p->link->self);
-	p->state = DEV_PEER_HELLO;
+	p->state = tcp ? DEV_PEER_SHAKING : DEV_PEER_HELLO;
 	p->until_us = now(p->link) + DEV_LINK_HELLO_US;
 	watch(p, EPOLLIN);
+	if (!tcp)
+		return;
+	set_tcp(p->fd);
+	p->tls = dev_tls_begin(p->link->tls, p->fd, dials);
+	if (p->tls)
+		shake_hands(p);
+	else
+		peer_down(p, strerror(ENOMEM));
 }
 
 static void peer_connected(struct dev_peer *p)
@@ -126,7 +186,7 @@ static void peer_connected(struct dev_peer *p)
 		peer_down(p, "another user listens there: run both holdfastds as the same user");
 		return;
 	}
-	peer_begin(p, true);
+	peer_begin(p, true, strncmp(p->address, "tcp:", 4) == 0);
 }
 
 static void peer_dial(struct dev_peer *p)
@@ -163,6 +223,11 @@ struct dev_peer *dev_link_peer(struct dev_link *l, const char *address)
 	}
 	if (dev_address_parse(address, &a, &err) < 0) {
 		hf_warn("link: %s", err.text);
+		return NULL;
+	}
+	if (dev_address_is_tcp(&a) && !l->tls) {
+		hf_warn("link %s: this holdfastd has no --link-tls: it dials nobody in the clear",
+			address);
 		return NULL;
 	}
 	return peer_new(l, address);
@@ -227,20 +292,37 @@ static int on_event(struct dev_peer *p, const struct rs_mux_ev *ev)
 	return 0;
 }
 
+static ssize_t send_some(struct dev_peer *p, struct iovec *iov, int n_iov)
+{
+	if (p->tls)
+		return dev_tls_send(p->tls, iov, n_iov);
+	struct msghdr mh = { .msg_iov = iov, .msg_iovlen = (size_t)n_iov };
+	ssize_t n = sendmsg(p->fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
+	return n < 0 ? -errno : n;
+}
+
+static ssize_t recv_some(struct dev_peer *p)
+{
+	if (p->tls)
+		return dev_tls_recv(p->tls, received, sizeof(received));
+	ssize_t n = recv(p->fd, received, sizeof(received), MSG_DONTWAIT);
+	return n < 0 ? -errno : n;
+}
+
 /* Sends what there is: 1 when all is out, 0 when the socket takes no more, or -errno. */
 static int transmit(struct dev_peer *p)
 {
 	struct iovec iov[RS_MUX_OUTPUT_IOV];
 	for (int k; (k = rs_mux_output(&p->mux, iov)) > 0;) {
-		struct msghdr mh = { .msg_iov = iov, .msg_iovlen = (size_t)k };
-		ssize_t n = sendmsg(p->fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t n = send_some(p, iov, k);
 		if (n < 0)
-			return errno == EAGAIN ? 0 : -errno;
+			return n == -EAGAIN ? 0 : (int)n;
 		struct rs_chan *c = rs_mux_sent(&p->mux, (size_t)n);
 		if (c && rs_over(&c->rs))
 			dev_relay_work(relay_of(c));
 	}
-	return 1;
+	int r = p->tls ? dev_tls_flush(p->tls) : 0;
+	return r == -EAGAIN ? 0 : r < 0 ? r : 1;
 }
 
 /* Takes n bytes; what must wait until refusals are out is kept. 0 or -errno. */
@@ -274,9 +356,9 @@ static int receive(struct dev_peer *p)
 		p->rest = NULL;
 		return take(p, rest, p->rest_len);
 	}
-	ssize_t n = recv(p->fd, received, sizeof(received), MSG_DONTWAIT);
+	ssize_t n = recv_some(p);
 	if (n < 0)
-		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+		return n == -EAGAIN || n == -EINTR ? 0 : (int)n;
 	return n == 0 ? -ECONNRESET : take(p, received, (size_t)n);
 }
 
@@ -303,6 +385,10 @@ void dev_link_on_peer(struct dev_link *l, struct dev_tag tag, uint32_t events)
 			peer_connected(p);
 		return;
 	}
+	if (p->state == DEV_PEER_SHAKING) {
+		shake_hands(p);
+		return;
+	}
 	int r = 0;
 	if (events & ~(uint32_t)EPOLLOUT)
 		r = receive(p);
@@ -318,7 +404,8 @@ void dev_link_on_listen(struct dev_link *l)
 	int fd = accept4(l->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0)
 		return;
-	if (strncmp(l->daemon->opt.link, "unix:", 5) == 0 && !is_us(fd)) {
+	bool tcp = strncmp(l->daemon->opt.link, "tcp:", 4) == 0;
+	if (!tcp && !is_us(fd)) {
 		l->refused++;
 		hf_warn("link: another user's program was refused: run both holdfastds as the same "
 			"user");
@@ -331,7 +418,7 @@ void dev_link_on_listen(struct dev_link *l)
 		return;
 	}
 	p->fd = fd_take(&fd);
-	peer_begin(p, false);
+	peer_begin(p, false, tcp);
 }
 
 /* ---- the turn ---- */
@@ -363,7 +450,7 @@ static uint64_t peer_turn(struct dev_peer *p)
 		peer_down(p, "no answer in time");
 		return now(l) + DEV_LINK_REDIAL_US; /* it may be gone */
 	}
-	if (p->state == DEV_PEER_CONNECTING)
+	if (p->state == DEV_PEER_CONNECTING || p->state == DEV_PEER_SHAKING)
 		return p->until_us;
 	int r = transmit(p);
 	if (r < 0) {
@@ -398,6 +485,19 @@ uint64_t dev_link_flush(struct dev_link *l)
 
 /* ---- set-up ---- */
 
+static int tcp_listen(const struct dev_address *a, int *ret_fd)
+{
+	int one = 1;
+	HF_CLEANUP(fd_closep)
+	int fd = socket(a->sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
+		bind(fd, (const struct sockaddr *)&a->sa, a->len) < 0 ||
+		listen(fd, DEV_LINK_BACKLOG) < 0)
+		return -errno;
+	*ret_fd = fd_take(&fd);
+	return 0;
+}
+
 static int listen_at(const char *address, int *ret_fd, struct hf_err *reterr)
 {
 	struct dev_address a;
@@ -407,12 +507,12 @@ static int listen_at(const char *address, int *ret_fd, struct hf_err *reterr)
 	if (!dev_address_is_tcp(&a))
 		r = dev_listen(SOCK_STREAM, address + 5, 0600, DEV_LINK_BACKLOG, ret_fd);
 	else
-		r = -EPROTONOSUPPORT;
+		r = tcp_listen(&a, ret_fd);
 	return r < 0 ? hf_err_set(reterr, r, "link %s: cannot listen: %s", address, strerror(-r))
 		     : 0;
 }
 
-int dev_link_adopt(struct dev_link *l, struct dev_daemon *d, int fd)
+int dev_link_adopt(struct dev_link *l, struct dev_daemon *d, int fd, struct hf_err *reterr)
 {
 	l->daemon = d;
 	l->listen_fd = fd;
@@ -420,9 +520,13 @@ int dev_link_adopt(struct dev_link *l, struct dev_daemon *d, int fd)
 	hf_list_init(&l->relays);
 	hf_list_init(&l->work);
 	hf_list_init(&l->waiting);
-	return fd < 0 ? 0
-		      : dev_loop_watch(&d->loop, fd, EPOLLIN,
-				(struct dev_tag){ .what = DEV_ON_LINK_LISTEN });
+	int r = d->opt.link_tls[0] ? dev_tls_open(d->opt.link_tls, &l->tls, reterr) : 0;
+	if (r < 0)
+		return r;
+	if (fd < 0)
+		return 0;
+	r = dev_loop_watch(&d->loop, fd, EPOLLIN, (struct dev_tag){ .what = DEV_ON_LINK_LISTEN });
+	return r < 0 ? hf_err_set(reterr, r, "link: cannot watch: %s", strerror(-r)) : 0;
 }
 
 int dev_link_open(struct dev_link *l, struct dev_daemon *d, struct hf_err *reterr)
@@ -432,7 +536,7 @@ int dev_link_open(struct dev_link *l, struct dev_daemon *d, struct hf_err *reter
 		return hf_err_set(reterr, -EIO, "link: no random bytes");
 	if (d->opt.link[0] != '\0')
 		r = listen_at(d->opt.link, &fd, reterr);
-	return r < 0 ? r : dev_link_adopt(l, d, fd);
+	return r < 0 ? r : dev_link_adopt(l, d, fd, reterr);
 }
 
 void dev_link_close(struct dev_link *l)
@@ -444,14 +548,17 @@ void dev_link_close(struct dev_link *l)
 			HF_CONTAINER_OF(l->relays.next, struct dev_relay, all_node), -ECONNRESET);
 	for (size_t i = 0; i < DEV_PEERS_MAX; i++)
 		if (l->peer[i]) {
+			dev_tls_end(l->peer[i]->tls);
 			dev_loop_close(&l->daemon->loop, &l->peer[i]->fd);
 			free(l->peer[i]->rest);
 			free(l->peer[i]);
 			l->peer[i] = NULL;
 		}
 	free(l->slot);
+	dev_tls_close(l->tls);
 	if (l->listen_fd >= 0) {
 		dev_loop_close(&l->daemon->loop, &l->listen_fd);
-		dev_unlisten(l->daemon->opt.link + 5);
+		if (strncmp(l->daemon->opt.link, "unix:", 5) == 0)
+			dev_unlisten(l->daemon->opt.link + 5);
 	}
 }

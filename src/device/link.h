@@ -13,6 +13,7 @@
 #include "base/list.h"
 #include "loop.h"
 #include "stream/mux.h"
+#include "tls.h"
 
 #define DEV_PEERS_MAX      64
 #define DEV_LINK_HELLO_US  5000000u /* from connect to the peer's hello */
@@ -23,7 +24,15 @@
 struct dev_daemon;
 struct dev_relay;
 
-enum dev_peer_state { DEV_PEER_DOWN, DEV_PEER_CONNECTING, DEV_PEER_HELLO, DEV_PEER_UP };
+enum dev_peer_state {
+	DEV_PEER_DOWN,
+	DEV_PEER_CONNECTING,
+	DEV_PEER_SHAKING, /* hands: TLS */
+	DEV_PEER_HELLO,
+	DEV_PEER_UP,
+	DEV_PEER_N_
+};
+const char *dev_peer_state_name(enum dev_peer_state s);
 
 struct dev_peer {
 	struct dev_link *link;
@@ -34,9 +43,9 @@ struct dev_peer {
 	char address[DEV_ADDRESS_MAX + 1]; /* "": they dialled us */
 	size_t users;                      /* relays that want it */
 	bool watches_out;
-	uint64_t until_us; /* of its state */
-	uint64_t logged_us;
-	uint8_t *rest; /* received, waits until refusals are out; NULL: nothing */
+	uint64_t until_us;           /* of its state */
+	struct dev_tls_session *tls; /* NULL: a Unix socket */
+	uint8_t *rest;               /* received, waits until refusals are out; NULL: nothing */
 	size_t rest_len;
 	struct rs_mux mux;
 };
@@ -44,8 +53,9 @@ struct dev_peer {
 struct dev_link {
 	struct dev_daemon *daemon;
 	uint8_t self[RS_TOKEN_SIZE];
-	int listen_fd; /* -1: there is no link */
-	uint64_t timeout_us;
+	int listen_fd;       /* -1: there is no link */
+	struct dev_tls *tls; /* NULL: no link leaves the host */
+	uint64_t timeout_us, logged_us;
 	struct dev_peer *peer[DEV_PEERS_MAX]; /* NULL: free */
 	struct hf_list relays, work, waiting;
 	struct dev_relay *token[DEV_TOKEN_BUCKETS];
@@ -55,7 +65,8 @@ struct dev_link {
 	uint64_t dialled, lost, refused, in_bytes, out_bytes; /* counters */
 };
 
-int dev_link_adopt(struct dev_link *l, struct dev_daemon *d, int fd); /* -1: there is no link */
+/* fd: -1 when there is no link. */
+int dev_link_adopt(struct dev_link *l, struct dev_daemon *d, int fd, struct hf_err *reterr);
 int dev_link_open(struct dev_link *l, struct dev_daemon *d, struct hf_err *reterr);
 void dev_link_close(struct dev_link *l);
 static inline bool dev_link_is_open(const struct dev_link *l)

@@ -123,7 +123,7 @@ static int start(struct dev_daemon *d, struct hf_err *reterr)
 
 static int enter_sandbox(const struct dev_options *o, struct hf_err *reterr)
 {
-	HF_CLEANUP(dev_sandbox_done) struct dev_sandbox s = { 0 };
+	HF_CLEANUP(dev_sandbox_done) struct dev_sandbox s = { .tcp = o->link_tls[0] != '\0' };
 	int r = dev_sandbox_add_socket(&s, o->control);
 	if (r == 0 && strchr(o->metrics, '/'))
 		r = dev_sandbox_add_socket(&s, o->metrics);

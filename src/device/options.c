@@ -56,14 +56,15 @@ const char dev_options_help[] =
 	"                         instead of --socket\n"
 	"  --config FILE          YAML: 'vms', a list with the keys of --vm, and control, "
 	"metrics,\n"
-	"                         user, sandbox_dir, claim_timeout, link, link_timeout,\n"
-	"                         log_level, log_format\n"
+	"                         user, sandbox_dir, claim_timeout, link, link_tls,\n"
+	"                         link_timeout, log_level, log_format\n"
 	"  --control PATH         control socket (JSON lines)\n"
 	"  --metrics WHERE        counters as Prometheus text, at a path or a TCP port of the\n"
 	"                         loopback: PORT, 127.0.0.1:PORT, [::1]:PORT\n"
 	"  --link WHERE           where other holdfastds reach this one, to relay connections of "
 	"VMs\n"
-	"                         that have moved: unix:/PATH\n"
+	"                         that have moved: unix:/PATH, tcp:IP:PORT or tcp:[IP6]:PORT\n"
+	"  --link-tls HOW         for links over TCP: psk:FILE, or x509:CERT,KEY,CA\n"
 	"  --link-timeout TIME    how long a relayed connection lives without its link; 10s by\n"
 	"                         default\n"
 	"  --claim-timeout TIME   how long a loaded connection waits for its application once the\n"
@@ -347,6 +348,7 @@ enum {
 	OPT_CONTROL,
 	OPT_CLAIM_TIMEOUT,
 	OPT_LINK,
+	OPT_LINK_TLS,
 	OPT_LINK_TIMEOUT,
 	OPT_CONFIG,
 	OPT_METRICS,
@@ -379,6 +381,7 @@ static const struct option long_options[] = {
 	{ "control", required_argument, NULL, OPT_CONTROL },
 	{ "claim-timeout", required_argument, NULL, OPT_CLAIM_TIMEOUT },
 	{ "link", required_argument, NULL, OPT_LINK },
+	{ "link-tls", required_argument, NULL, OPT_LINK_TLS },
 	{ "link-timeout", required_argument, NULL, OPT_LINK_TIMEOUT },
 	{ "config", required_argument, NULL, OPT_CONFIG },
 	{ "metrics", required_argument, NULL, OPT_METRICS },
@@ -452,6 +455,11 @@ static int add_vm(struct dev_options *o, const char *text, struct hf_err *reterr
 
 static int check_links(const struct dev_options *o, struct hf_err *reterr)
 {
+	if (strncmp(o->link, "tcp:", 4) == 0 && o->link_tls[0] == '\0')
+		return hf_err_set(reterr, -EINVAL,
+			"--link %s: a link that leaves the host carries nothing in the clear: give "
+			"--link-tls psk:FILE or x509:CERT,KEY,CA",
+			o->link);
 	for (size_t i = 0; i < o->n_vms && o->link[0] == '\0'; i++)
 		if (dev_policy_relays(&o->vm[i].policies))
 			return hf_err_set(reterr, -EINVAL,
@@ -524,6 +532,8 @@ static int set_global(struct dev_options *o, int opt, const char *value, struct 
 		return take_duration("claim-timeout", value, &o->claim_timeout_ms, reterr);
 	case OPT_LINK:
 		return take_link(value, o->link, reterr);
+	case OPT_LINK_TLS:
+		return take_text("link-tls", value, DEV_LINK_TLS_MAX, o->link_tls, reterr);
 	case OPT_LINK_TIMEOUT:
 		return take_duration("link-timeout", value, &o->link_timeout_ms, reterr);
 	case OPT_METRICS:

@@ -29,6 +29,7 @@
 #define DEV_FORWARDS_MAX         16   /* ports of forward-listen */
 #define DEV_CLAIM_TIMEOUT_MS     5000
 #define DEV_CLAIM_TIMEOUT_MS_MAX 3600000
+#define DEV_LINK_TLS_MAX         1024
 #define DEV_LINK_TIMEOUT_MS      10000
 
 enum dev_action { DEV_RUN, DEV_HELP, DEV_VERSION, DEV_CAPABILITIES };
@@ -80,6 +81,7 @@ struct dev_options {
 	char control[DEV_PATH_MAX + 1]; /* "" when there is none */
 	char metrics[DEV_PATH_MAX + 1]; /* a path or [ADDRESS:]PORT; "" when there is none */
 	char link[DEV_ADDRESS_MAX + 1]; /* "" when there is none */
+	char link_tls[DEV_LINK_TLS_MAX + 1];
 	unsigned claim_timeout_ms, link_timeout_ms;
 	const char *takeover; /* control socket of the holdfastd to take over from; NULL: none */
 	bool detach;          /* return once it is done */

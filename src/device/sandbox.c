@@ -12,6 +12,7 @@
 #include <linux/filter.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stddef.h>
@@ -115,13 +116,16 @@ struct ruleset_attr {
 	uint64_t fs, net, scoped;
 };
 #define NET_BIND_CONNECT_TCP   3u
+#define NET_BIND_TCP           1u
 #define SCOPE_ABSTRACT_SIGNALS 3u
 
-static struct ruleset_attr all_rights(long abi)
+static struct ruleset_attr all_rights(long abi, bool tcp)
 {
 	unsigned n_fs = abi >= 5 ? 16 : abi >= 3 ? 15 : abi == 2 ? 14 : 13;
 	return (struct ruleset_attr){ .fs = (1u << n_fs) - 1,
-		.net = abi >= 4 ? NET_BIND_CONNECT_TCP : 0,
+		.net = abi < 4 ? 0
+		       : tcp   ? NET_BIND_TCP
+			       : NET_BIND_CONNECT_TCP,
 		.scoped = abi >= 6 ? SCOPE_ABSTRACT_SIGNALS : 0 };
 }
 
@@ -146,7 +150,7 @@ static int restrict_files(const struct dev_sandbox *s, struct hf_err *reterr)
 			"system calls alone");
 		return 0;
 	}
-	struct ruleset_attr attr = all_rights(abi);
+	struct ruleset_attr attr = all_rights(abi, s->tcp);
 	size_t size = abi >= 6 ? sizeof(attr) : abi >= 4 ? 16 : 8;
 	HF_CLEANUP(fd_closep)
 	int ruleset = (int)syscall(__NR_landlock_create_ruleset, &attr, size, 0);
@@ -210,7 +214,13 @@ static size_t put_denial(struct sock_filter *p, uint32_t number, uint32_t error)
 	return n + put(p + n, BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error, 0, 0);
 }
 
-static int filter_calls(void)
+/* Sockets of TCP are for links that leave the host, where there are such. */
+static bool is_tcp(const struct call *c)
+{
+	return c->number == __NR_socket && (c->value == AF_INET || c->value == AF_INET6);
+}
+
+static int filter_calls(bool tcp)
 {
 	const struct call calls[] = {
 #include "sandbox_calls.inc"
@@ -221,7 +231,8 @@ static int filter_calls(void)
 	n += put(code + n, BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS, 0, 0);
 	n += load(code + n, offsetof(struct seccomp_data, nr));
 	for (size_t i = 0; i < HF_ARRAY_SIZE(calls); i++)
-		n += put_call(code + n, &calls[i]);
+		if (tcp || !is_tcp(&calls[i]))
+			n += put_call(code + n, &calls[i]);
 	/* A library may look for a file that it can do without. */
 	n += put_denial(code + n, __NR_openat, EACCES);
 	n += put(code + n, BPF_RET | BPF_K, SECCOMP_RET_TRAP, 0, 0);
@@ -269,7 +280,7 @@ int dev_sandbox_enter(const struct dev_sandbox *s, struct hf_err *reterr)
 	r = restrict_files(s, reterr);
 	if (r < 0)
 		return r;
-	r = filter_calls();
+	r = filter_calls(s->tcp);
 	if (r < 0)
 		return hf_err_set(
 			reterr, r, "sandbox: seccomp: %s; --no-sandbox does without", strerror(-r));

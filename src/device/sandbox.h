@@ -4,9 +4,10 @@
  *
  * Four walls, each on its own: no new privileges and no capabilities; Landlock, if the kernel has
  * it: no file may be opened, sockets may be made and removed in the named folders and nowhere else,
- * no TCP port may be bound or dialled, no signal sent to other processes; and a seccomp filter of
- * the system calls that the sources declare beside their use (tools/syscalls). No file can be
- * opened and no program started then: what the daemon needs later comes as a descriptor.
+ * no TCP port may be bound or, without links over TCP, dialled, no signal sent to other processes;
+ * and a seccomp filter of the system calls that the sources declare beside their use
+ * (tools/syscalls). No file can be opened and no program started then: what the daemon needs later
+ * comes as a descriptor.
  *
  * A call that is not declared is not made: the process logs it and ends, because what follows a
  * call that nobody has written is not to be trusted. Only opening a file merely fails.
@@ -22,6 +23,7 @@
 struct dev_sandbox {
 	char *dir[DEV_SANDBOX_DIRS_MAX]; /* where sockets may be made and removed */
 	size_t n_dirs;
+	bool tcp; /* other hosts are dialled */
 };
 
 /* Adds the folder of a socket's path, or the folder itself. "" is nothing. 0, -ENOMEM, -ENOSPC. */
