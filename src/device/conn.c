@@ -75,13 +75,13 @@ static bool has_end(const struct dev_conn *c)
 	return c->fd >= 0 || c->relay;
 }
 
-static void close_end(struct dev_conn *c, bool clean)
+static void close_end(struct dev_vm *vm, struct dev_conn *c, bool clean)
 {
 	struct dev_relay *r = c->relay;
 	c->relay = NULL;
 	if (r)
 		dev_relay_close(r, clean);
-	fd_closep(&c->fd);
+	dev_loop_drop(vm->loop, &c->fd);
 }
 
 static void drop_to_host(struct dev_conn *c)
@@ -110,7 +110,7 @@ int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd)
 	if (r == 0)
 		r = watch(vm, c, waits(c));
 	if (r < 0)
-		fd_closep(&c->fd);
+		dev_loop_drop(vm->loop, &c->fd);
 	return r;
 }
 
@@ -141,7 +141,7 @@ void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
 	c->forwarded = false;
 	if (c->sibling)
 		dev_sibling_closed(c, false);
-	close_end(c, true);
+	close_end(vm, c, true);
 	drop_to_host(c);
 	ring_free(&c->to_guest);
 	ring_free(&c->to_guest_ends);
@@ -159,7 +159,7 @@ void dev_conn_host_shut(struct dev_vm *vm, struct dev_conn *c, uint8_t bits)
 	vsk_host_shutdown(&vm->vsk, vm->loop->now_us, &c->core, bits, &ev);
 	dev_conn_handle(vm, &ev);
 	if (c->core.held_by_device && c->core.host_shut == VSK_SHUT_BOTH)
-		close_end(c, true);
+		close_end(vm, c, true);
 }
 
 static ssize_t send_iov(int fd, struct iovec *iov, size_t n_iov)
@@ -368,7 +368,7 @@ void dev_conn_ended(struct dev_vm *vm, struct dev_conn *c)
 void dev_conn_failed(struct dev_vm *vm, struct dev_conn *c, int error)
 {
 	log_conn(vm, c, strerror(-error));
-	close_end(c, false);
+	close_end(vm, c, false);
 	vsk_host_reset(&vm->vsk, &c->core);
 	dev_conn_finish(vm, c);
 }
@@ -452,7 +452,7 @@ static void on_closed(struct dev_vm *vm, struct dev_conn *c, enum vsk_why why)
 	if (why != VSK_WHY_CLEAN && why != VSK_WHY_GUEST_RST)
 		drop_to_host(c);
 	if (why != VSK_WHY_CLEAN && (why != VSK_WHY_GUEST_RST || c->core.peer_cid != VSK_CID_HOST))
-		close_end(c, false);
+		close_end(vm, c, false);
 	flush(vm, c);
 	if (c->core.held_by_device && !has_end(c))
 		dev_conn_finish(vm, c); /* lingering needs somebody to linger for */

@@ -3,13 +3,19 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <time.h>
 
-/* syscalls: epoll_wait epoll_pwait epoll_ctl clock_gettime close */
+/* syscalls: sched_yield epoll_wait epoll_pwait epoll_ctl clock_gettime close */
 
 #define EVENTS_PER_TURN 64
 #define WAIT_MAX_MS     (24u * 3600 * 1000)
+#define POLL_MIN_US     8u     /* the first step from nothing */
+#define POLL_WORTH      3u     /* a wait of so many times the longest look */
+#define POLL_GAP_US     200u   /* between two looks: somebody else needs the processor */
+#define PAUSE_MIN_US    10000u /* no look for so long after that, and longer the next time */
+#define PAUSE_MAX_US    1000000u
 
 static uint64_t clock_us(void)
 {
@@ -27,12 +33,61 @@ static int timeout_ms(const struct dev_loop *l, uint64_t next_us)
 				     : (int)HF_MIN((next_us - l->now_us + 999) / 1000, WAIT_MAX_MS);
 }
 
-/* Sleeps until something happens or is due, and does it; returns when the next is due. */
+/* Looks for events until the time; 0: there are none. Others may run meanwhile; one that does not
+ * give the processor back soon would have been preempted, had we slept. */
+static int look(struct dev_loop *l, struct epoll_event *ev, uint64_t until_us)
+{
+	for (;;) {
+		uint64_t last_us = l->now_us;
+		int n = epoll_wait(l->epfd, ev, EVENTS_PER_TURN, 0);
+		if (n == 0)
+			(void)sched_yield(); /* cannot fail */
+		l->now_us = clock_us();
+		if (l->now_us - last_us > POLL_GAP_US) {
+			l->poll_us = 0;
+			l->pause_us = HF_MIN(HF_MAX(2 * l->pause_us, PAUSE_MIN_US), PAUSE_MAX_US);
+			l->paused_until_us = l->now_us + l->pause_us;
+		}
+		if (n != 0 || l->now_us >= until_us || l->poll_us == 0)
+			return n;
+	}
+}
+
+/* How long to look the next time. A wait that a look would have made shorter counts as well: a part
+ * of it was falling asleep and waking up. */
+static void adapt(struct dev_loop *l, uint64_t waited_us)
+{
+	if (waited_us > POLL_WORTH * (uint64_t)l->poll_max_us || l->now_us < l->paused_until_us)
+		l->poll_us = 0;
+	else
+		l->poll_us = HF_MIN(HF_MAX(2 * l->poll_us, POLL_MIN_US), l->poll_max_us);
+	l->pause_us -= l->pause_us / 64;
+}
+
+/* Waits for events until the time. */
+static int await(struct dev_loop *l, struct epoll_event *ev, uint64_t next_us)
+{
+	uint64_t began_us = l->now_us = clock_us();
+	bool poll = l->brisk && l->poll_max_us > 0 && next_us > began_us;
+	int n = 0;
+	if (poll && l->poll_us > 0)
+		n = look(l, ev, HF_MIN(next_us, began_us + l->poll_us));
+	if (n == 0) {
+		if (l->on_rest)
+			l->on_rest(l->owner);
+		n = epoll_wait(l->epfd, ev, EVENTS_PER_TURN, timeout_ms(l, next_us));
+		l->now_us = clock_us();
+	}
+	if (poll)
+		adapt(l, l->now_us - began_us);
+	return n;
+}
+
+/* Waits until something happens or is due, and does it; returns when the next is due. */
 static uint64_t turn(struct dev_loop *l, uint64_t next_us)
 {
 	struct epoll_event ev[EVENTS_PER_TURN];
-	int n = epoll_wait(l->epfd, ev, EVENTS_PER_TURN, timeout_ms(l, next_us));
-	l->now_us = clock_us();
+	int n = await(l, ev, next_us);
 	for (int i = 0; i < n; i++) {
 		struct dev_tag tag;
 		memcpy(&tag, &ev[i].data.u64, sizeof(tag));
@@ -42,7 +97,9 @@ static uint64_t turn(struct dev_loop *l, uint64_t next_us)
 		else
 			l->on_event(l->owner, tag, ev[i].events);
 	}
-	return l->on_turn(l->owner);
+	next_us = l->on_turn(l->owner);
+	(void)dev_loop_close_dropped(l); /* there need not be any */
+	return next_us;
 }
 
 int dev_loop_init(struct dev_loop *l)
@@ -71,7 +128,8 @@ void dev_loop_done(struct dev_loop *l)
 {
 	uv_walk(&l->uv, close_handle, NULL);
 	(void)uv_run(&l->uv, UV_RUN_DEFAULT); /* lets the handles finish closing */
-	(void)uv_loop_close(&l->uv);          /* busy only with handles open: there are none */
+	(void)dev_loop_close_dropped(l);
+	(void)uv_loop_close(&l->uv); /* busy only with handles open: there are none */
 	fd_closep(&l->epfd);
 }
 
@@ -110,4 +168,21 @@ void dev_loop_close(struct dev_loop *l, int *fd)
 		return;
 	dev_loop_forget(l, *fd);
 	fd_closep(fd);
+}
+
+bool dev_loop_close_dropped(struct dev_loop *l)
+{
+	bool any = l->n_dropped > 0;
+	while (l->n_dropped > 0)
+		fd_closep(&l->dropped[--l->n_dropped]);
+	return any;
+}
+
+void dev_loop_drop(struct dev_loop *l, int *fd)
+{
+	if (*fd < 0)
+		return;
+	if (l->n_dropped == DEV_DROPS_MAX)
+		(void)dev_loop_close_dropped(l); /* there are */
+	l->dropped[l->n_dropped++] = fd_take(fd);
 }

@@ -44,6 +44,7 @@ static void on_event(void *owner, struct dev_tag tag, uint32_t events)
 static uint64_t on_turn(void *owner)
 {
 	struct dev_daemon *d = owner;
+	d->loop.brisk = false;
 	uint64_t next_us = dev_metrics_turn(&d->metrics);
 	size_t n = 0, ended = 0;
 	dev_link_turn(&d->link);
@@ -66,6 +67,15 @@ static uint64_t on_turn(void *owner)
 	if (d->given)
 		dev_loop_stop(&d->loop);
 	return HF_MIN(next_us, control_us);
+}
+
+/* Before the loop sleeps. */
+static void on_rest(void *owner)
+{
+	struct dev_daemon *d = owner;
+	for (size_t i = 0; i < d->n_vms; i++)
+		if (d->vm[i])
+			dev_ring_settle(d->vm[i]);
 }
 
 static void on_signal(uv_signal_t *s, int number)
@@ -91,6 +101,7 @@ static void prepare_loop(struct dev_daemon *d)
 	d->loop.owner = d;
 	d->loop.on_event = on_event;
 	d->loop.on_turn = on_turn;
+	d->loop.on_rest = on_rest;
 	d->turn = 1; /* no slot was freed in it */
 }
 
@@ -198,6 +209,7 @@ static int run(struct dev_daemon *d)
 		hf_error("cannot start: %s", strerror(-r));
 		return EXIT_FAILURE;
 	}
+	d->loop.poll_max_us = d->opt.poll_us;
 	(void)uv_signal_init(&d->loop.uv, &term); /* this and the next fail only without memory */
 	(void)uv_signal_init(&d->loop.uv, &intr);
 	term.data = intr.data = &d->loop;

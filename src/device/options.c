@@ -57,7 +57,7 @@ const char dev_options_help[] =
 	"  --config FILE          YAML: 'vms', a list with the keys of --vm, and control, "
 	"metrics,\n"
 	"                         user, sandbox_dir, claim_timeout, link, link_tls,\n"
-	"                         link_timeout, log_level, log_format\n"
+	"                         link_timeout, poll_us, log_level, log_format\n"
 	"  --control PATH         control socket (JSON lines)\n"
 	"  --metrics WHERE        counters as Prometheus text, at a path or a TCP port of the\n"
 	"                         loopback: PORT, 127.0.0.1:PORT, [::1]:PORT\n"
@@ -69,6 +69,8 @@ const char dev_options_help[] =
 	"                         default\n"
 	"  --claim-timeout TIME   how long a loaded connection waits for its application once the\n"
 	"                         guest runs; '5s' or '250ms', 5s by default\n"
+	"  --poll-us N            most microseconds to look for an answer before going to sleep;\n"
+	"                         32 by default, 0 never\n"
 	"  --user USER[:GROUP]    run as this user; only root can\n"
 	"  --sandbox-dir DIR      sockets may be made below DIR as well, for VMs that are added\n"
 	"                         later; may be given up to 16 times\n"
@@ -350,6 +352,7 @@ enum {
 	OPT_LINK,
 	OPT_LINK_TLS,
 	OPT_LINK_TIMEOUT,
+	OPT_POLL_US,
 	OPT_CONFIG,
 	OPT_METRICS,
 	OPT_USER,
@@ -383,6 +386,7 @@ static const struct option long_options[] = {
 	{ "link", required_argument, NULL, OPT_LINK },
 	{ "link-tls", required_argument, NULL, OPT_LINK_TLS },
 	{ "link-timeout", required_argument, NULL, OPT_LINK_TIMEOUT },
+	{ "poll-us", required_argument, NULL, OPT_POLL_US },
 	{ "config", required_argument, NULL, OPT_CONFIG },
 	{ "metrics", required_argument, NULL, OPT_METRICS },
 	{ "user", required_argument, NULL, OPT_USER },
@@ -536,6 +540,8 @@ static int set_global(struct dev_options *o, int opt, const char *value, struct 
 		return take_text("link-tls", value, DEV_LINK_TLS_MAX, o->link_tls, reterr);
 	case OPT_LINK_TIMEOUT:
 		return take_duration("link-timeout", value, &o->link_timeout_ms, reterr);
+	case OPT_POLL_US:
+		return take_u32("poll-us", value, 0, DEV_POLL_US_MAX, &o->poll_us, reterr);
 	case OPT_METRICS:
 		return take_text("metrics", value, DEV_PATH_MAX, o->metrics, reterr);
 	case OPT_USER:
@@ -573,6 +579,7 @@ int dev_options_parse(struct dev_options *o, int argc, char **argv, struct hf_er
 	int opt, index, r = 0;
 	*o = (struct dev_options){ .claim_timeout_ms = DEV_CLAIM_TIMEOUT_MS,
 		.link_timeout_ms = DEV_LINK_TIMEOUT_MS,
+		.poll_us = DEV_POLL_US,
 		.log_level = HF_LOG_INFO };
 	optind = 0; /* a fresh scan, whatever was parsed before */
 	opterr = 0;

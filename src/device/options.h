@@ -31,6 +31,8 @@
 #define DEV_CLAIM_TIMEOUT_MS_MAX 3600000
 #define DEV_LINK_TLS_MAX         1024
 #define DEV_LINK_TIMEOUT_MS      10000
+#define DEV_POLL_US              32 /* shorter than what it takes to sleep and to wake up */
+#define DEV_POLL_US_MAX          1000
 
 enum dev_action { DEV_RUN, DEV_HELP, DEV_VERSION, DEV_CAPABILITIES };
 
@@ -85,6 +87,7 @@ struct dev_options {
 	unsigned claim_timeout_ms, link_timeout_ms;
 	const char *takeover; /* control socket of the holdfastd to take over from; NULL: none */
 	bool detach;          /* return once it is done */
+	uint32_t poll_us;
 	bool no_sandbox;
 	char user[DEV_USER_MAX + 1]; /* "": as started */
 	/* Besides the folders of the sockets; of the command line, or allocated and never freed. */

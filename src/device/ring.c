@@ -37,15 +37,38 @@
 static struct vq_chain chains[BATCH], rx_chains[BATCH];
 static struct iovec iovs[2 * VQ_CHAIN_IOV_MAX], rx_iovs[2 * VQ_CHAIN_IOV_MAX];
 
-static void notify(struct dev_vm *vm, struct dev_queue *q)
+/* False: the guest does not want to know. */
+static bool notify(struct dev_vm *vm, struct dev_queue *q)
 {
 	static const uint64_t one = 1;
 	if (!vq_must_notify(&q->vq) || q->call < 0)
-		return;
+		return false;
 	if (write(q->call, &one, sizeof(one)) < 0 && errno != EAGAIN) {
 		hf_warn("vm %s: cannot notify the guest: %s", vm->opt->name, strerror(errno));
 		dev_loop_close(vm->loop, &q->call);
 	}
+	return true;
+}
+
+void dev_ring_settle(struct dev_vm *vm)
+{
+	(void)notify(vm, &vm->q[DEV_TX]); /* as it likes */
+}
+
+/* A guest that is woken up may hear of all at once. */
+static void notify_rx(struct dev_vm *vm)
+{
+	if (notify(vm, &vm->q[DEV_RX]))
+		dev_ring_settle(vm);
+}
+
+/* Nobody waits for a used tx buffer but who has no more of them, so this can wait for an answer to
+ * what was sent, or until the loop rests. */
+static void notify_tx(struct dev_vm *vm)
+{
+	const struct vq *vq = &vm->q[DEV_TX].vq;
+	if ((uint16_t)(vq->next_used - vq->notified) >= vq->size / 4)
+		dev_ring_settle(vm);
 }
 
 /* A driver that breaks its queue has no device until it resets it. */
@@ -149,7 +172,7 @@ bool dev_ring_tx(struct dev_vm *vm)
 		vq_push(&q->vq, chains, (size_t)done);
 		budget -= (size_t)done;
 	}
-	notify(vm, q);
+	notify_tx(vm);
 	return q->ready && !vm->tx_blocked;
 }
 
@@ -304,7 +327,7 @@ bool dev_ring_rx(struct dev_vm *vm)
 		}
 		if (rx.done - rx.pushed >= RX_NOTIFY) {
 			rx_publish(&rx);
-			notify(vm, q);
+			notify_rx(vm);
 		}
 		if (rx.done == BATCH)
 			rx_give_back(&rx);
@@ -314,7 +337,7 @@ bool dev_ring_rx(struct dev_vm *vm)
 		broken(vm, q);
 		return false;
 	}
-	notify(vm, q);
+	notify_rx(vm);
 	return q->ready && vsk_wants_guest(&vm->vsk);
 }
 
@@ -356,5 +379,5 @@ void dev_ring_event(struct dev_vm *vm)
 	else
 		vsk_event_used(&vm->vsk);
 	q->ready = !q->vq.broken && arm_behind_all(q);
-	notify(vm, q);
+	(void)notify(vm, q); /* likewise */
 }

@@ -218,7 +218,10 @@ void dev_unix_on_listen(struct dev_vm *vm, unsigned door)
 		return;
 	}
 	struct dev_hello *h = &vm->hello[i];
-	int fd = accept4(vm->host_listen[door], NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	int fd;
+	do
+		fd = accept4(vm->host_listen[door], NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	while (fd < 0 && errno == EMFILE && dev_loop_close_dropped(vm->loop));
 	if (fd < 0) {
 		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
 			hf_warn("vm %s: %s: cannot accept: %s", vm->opt->name, vm->opt->uds_path,
@@ -273,8 +276,10 @@ static int bind_name(struct dev_vm *vm, int fd, const struct vsk_conn *c)
 static int dial_socket(struct dev_vm *vm, const struct vsk_conn *c)
 {
 	int type = c->type == VSK_TYPE_SEQPACKET ? SOCK_SEQPACKET : SOCK_STREAM;
-	HF_CLEANUP(fd_closep)
-	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	HF_CLEANUP(fd_closep) int fd = -1;
+	do
+		fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	while (fd < 0 && errno == EMFILE && dev_loop_close_dropped(vm->loop));
 	if (fd < 0)
 		return -errno;
 	int r = bind_name(vm, fd, c);

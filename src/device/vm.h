@@ -191,7 +191,8 @@ struct dev_vm {
 	int host_listen[DEV_DOORS];
 	bool host_paused, front_paused; /* no descriptor or slot is free: until retry_us */
 	uint64_t retry_us;
-	size_t lost_seen; /* dev_maps_lost() as last seen */
+	size_t lost_seen;      /* dev_maps_lost() as last seen */
+	uint64_t packets_seen; /* moved either way, at the end of the last turn */
 	struct dev_hello hello[DEV_HELLOS_MAX];
 
 	struct dev_transfer transfer;
@@ -278,6 +279,7 @@ bool dev_ring_tx(struct dev_vm *vm); /* both: true when the budget ended before 
 bool dev_ring_rx(struct dev_vm *vm);
 bool dev_ring_rx_ready(const struct dev_vm *vm); /* there may be room */
 void dev_ring_event(struct dev_vm *vm);
+void dev_ring_settle(struct dev_vm *vm); /* the guest is told of tx buffers that were used */
 
 /* ---- conn.c ---- */
 
@@ -415,7 +417,7 @@ bool dev_limits_admit_client(struct dev_vm *vm, int fd); /* by its user */
 /* 0: packets may be moved; else when. Then how many, and afterwards: they were. */
 uint64_t dev_limits_wait(struct dev_vm *vm);
 size_t dev_limits_budget(const struct dev_vm *vm, size_t most);
-void dev_limits_moved(struct dev_vm *vm);
+uint64_t dev_limits_moved(struct dev_vm *vm);                  /* bytes since it was last asked */
 int dev_limits_own(const struct dev_vm *vm, const char *path); /* gives a socket its owner */
 
 /* ---- state.c ---- */

@@ -79,6 +79,7 @@ static void test_vm_as_for_vhost_device_vsock(void **state)
 	assert_int_equal(o.vm[1].tx_buffer_size, 65536);
 	assert_int_equal(o.vm[1].queue_size, 256);
 	assert_int_equal(o.claim_timeout_ms, 5000);
+	assert_int_equal(o.poll_us, 32);
 	assert_string_equal(o.control, "");
 }
 
@@ -125,6 +126,10 @@ static void test_single_vm(void **state)
 	assert_int_equal(o.claim_timeout_ms, 250);
 	assert_int_equal(o.log_level, HF_LOG_DEBUG);
 	assert_int_equal(o.log_format, HF_LOG_JSON);
+
+	assert_int_equal(PARSE("--socket-path=/s", "--uds-path=/v", "--poll-us=0"), 0);
+	assert_int_equal(o.poll_us, 0);
+	REFUSED("0 to 1000", "--socket-path=/s", "--uds-path=/v", "--poll-us=1001");
 
 	assert_int_equal(PARSE("--fd=5", "--uds-path=/v"), 0);
 	assert_int_equal(o.vm[0].fd, 5);
