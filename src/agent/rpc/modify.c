@@ -123,11 +123,9 @@ static void read_disk(struct job *j, struct agt_fields *f)
 		.read_only = agt_field_bool(f, "ReadOnly", false),
 		.block_dev = agt_field_bool(f, "BlockDev", false),
 		.ensure = agt_field_bool(f, "EnsureFilesystem", false),
+		.encrypted = agt_field_bool(f, "Encrypted", false),
 		.options = j->list,
 	};
-	if (agt_field_bool(f, "Encrypted", false) && f->err.code == 0)
-		(void)hf_err_set(&f->err, -EOPNOTSUPP,
-			"Settings.Encrypted: this agent encrypts no disks: leave it out");
 }
 
 /* [{"Path": "..."}] as a list of paths. */

@@ -3,6 +3,7 @@
 #include "agent/proc/worker.h"
 #include "base/bytes.h"
 #include "base/fd.h"
+#include "crypt.h"
 #include "tree.h"
 #include <dirent.h>
 #include <errno.h>
@@ -85,6 +86,9 @@ int agt_disk_check(const struct agt_disk *d, struct hf_err *reterr)
 	if (d->partition > AGT_PARTITIONS_MAX)
 		return hf_err_set(reterr, -EINVAL, "Partition: 0 to %d expected, got %u",
 			AGT_PARTITIONS_MAX, d->partition);
+	if (d->encrypted && d->read_only)
+		return hf_err_set(reterr, -EINVAL,
+			"Encrypted: under a new key there is nothing to read: leave out ReadOnly");
 	return d->mount_path[0] ? agt_path_check("MountPath", d->mount_path, reterr) : 0;
 }
 
@@ -184,11 +188,18 @@ int agt_disk_probe(const char *device, const char **ret_type, struct hf_err *ret
 	return 0;
 }
 
-static int make_filesystem(const char *device, const char *type, struct hf_err *reterr)
+/* On an encrypted disk what was never written cannot be read: everything that is read later is
+ * written now, and ext4 gets no copies of its superblock, which are smaller than a sector. */
+static int make_filesystem(
+	const char *device, const char *type, bool encrypted, struct hf_err *reterr)
 {
 	const char *ext4[] = { "mkfs.ext4", "-F", "-q", device, NULL };
-	const char *xfs[] = { "mkfs.xfs", "-f", "-q", device, NULL };
-	return agt_work_run(!strcmp(type, "xfs") ? xfs : ext4, reterr);
+	const char *ext4_whole[] = { "mkfs.ext4", "-F", "-q", "-b", "4096", "-O",
+		"sparse_super2,^resize_inode", "-E",
+		"num_backup_sb=0,lazy_itable_init=0,lazy_journal_init=0,nodiscard", device, NULL };
+	const char *xfs[] = { "mkfs.xfs", "-f", "-q", encrypted ? "-K" : device, /* no discard */
+		encrypted ? device : NULL, NULL };
+	return agt_work_run(!strcmp(type, "xfs") ? xfs : encrypted ? ext4_whole : ext4, reterr);
 }
 
 /* Words of Options that say how mounts propagate; the rest is for hosts of other systems. */
@@ -220,12 +231,12 @@ static int propagate(const char *path, const char **options, struct hf_err *rete
 int agt_disk_mount(const char *device, const struct agt_disk *d, struct hf_err *reterr)
 {
 	const char *type = "", *want = d->filesystem;
-	int r = agt_disk_probe(device, &type, reterr);
+	int r = d->encrypted ? 0 : agt_disk_probe(device, &type, reterr);
 	if (r < 0)
 		return r;
-	if (d->ensure && (!type[0] || (want[0] && strcmp(want, type)))) {
+	if (d->encrypted || (d->ensure && (!type[0] || (want[0] && strcmp(want, type))))) {
 		type = want[0] ? want : "ext4";
-		r = make_filesystem(device, type, reterr);
+		r = make_filesystem(device, type, d->encrypted, reterr);
 		if (r < 0)
 			return r;
 	}
@@ -252,19 +263,38 @@ static int link_device(const char *device, const char *path, struct hf_err *rete
 	return r;
 }
 
+static void crypt_name(const struct agt_disk *d, char *name, size_t cap)
+{
+	(void)snprintf(
+		name, cap, "dm-crypt-scsi-contr%u-lun%u-p%u", d->controller, d->lun, d->partition);
+}
+
 int agt_disk_add(const struct agt_disk *d, struct hf_err *reterr)
 {
-	char device[NAME_MAX + 8];
+	char device[NAME_MAX + 8], name[AGT_CRYPT_NAME_MAX];
 	int r = d->mount_path[0] ? find(d, device, sizeof(device), reterr) : 0;
 	if (r < 0 || !d->mount_path[0])
 		return r;
-	return d->block_dev ? link_device(device, d->mount_path, reterr)
-			    : agt_disk_mount(device, d, reterr);
+	crypt_name(d, name, sizeof(name));
+	if (d->encrypted)
+		r = agt_crypt_open(device, name, reterr);
+	if (r < 0)
+		return r;
+	if (d->encrypted)
+		(void)snprintf(device, sizeof(device), "/dev/mapper/%s", name);
+	r = d->block_dev ? link_device(device, d->mount_path, reterr)
+			 : agt_disk_mount(device, d, reterr);
+	if (r < 0 && d->encrypted)
+		(void)agt_crypt_close(name, NULL); /* the first error is the one to tell */
+	return r;
 }
 
 int agt_disk_remove(const struct agt_disk *d, struct hf_err *reterr)
 {
-	return d->mount_path[0] ? agt_unmount(d->mount_path, reterr) : 0;
+	char name[AGT_CRYPT_NAME_MAX];
+	int r = d->mount_path[0] ? agt_unmount(d->mount_path, reterr) : 0;
+	crypt_name(d, name, sizeof(name));
+	return r < 0 || !d->encrypted ? r : agt_crypt_close(name, reterr);
 }
 
 int agt_disk_eject(const struct agt_disk *d, struct hf_err *reterr)

@@ -23,6 +23,7 @@ struct agt_disk {
 	const char **options;                /* NULL at the end; or NULL */
 	bool read_only;
 	bool block_dev; /* the mount path becomes a symbolic link to the device */
+	bool encrypted; /* under a new key: a file system is made in any case (crypt.h) */
 	bool ensure;    /* make the file system when another one, or none, is found */
 };
 
