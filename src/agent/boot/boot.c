@@ -39,7 +39,6 @@ static void mount_all(void)
 		{ "/dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL },
 		{ "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755" },
 		{ "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777" },
-		{ "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL },
 	};
 	for (size_t i = 0; i < HF_ARRAY_SIZE(mounts); i++) {
 		(void)mkdir(mounts[i].target, 0755); /* if it is needed and fails, mount says so */
@@ -132,6 +131,7 @@ void agt_boot(const struct agt_flags *flags)
 		(void)setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1);
 	move_root();
 	mount_all();
+	agt_cgroup_mount();
 	open_console();
 	load_modules(flags->modules);
 	loopback_up();

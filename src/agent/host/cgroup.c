@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
@@ -18,6 +19,19 @@
 #define NO_LIMIT  INT64_MAX
 
 #define AGT_OWN_MEMORY "8388608" /* bytes that the agent and the runtime keep */
+
+/* On version 1 each controller has a hierarchy of its own, and a container's folder is the one of
+ * the pids controller: its path in another's. On version 2 there is but one. */
+static bool is_v1(const char *folder)
+{
+	return !strncmp(folder, ROOT "/pids/", strlen(ROOT "/pids/"));
+}
+
+static const char *folder_of(const char *folder, const char *controller, char path[PATH_CAP])
+{
+	(void)snprintf(path, PATH_CAP, ROOT "/%s%s", controller, folder + strlen(ROOT "/pids"));
+	return path;
+}
 
 /* The whole of a small file as text; -errno. */
 static ssize_t read_text(const char *folder, const char *name, char *text, size_t cap)
@@ -150,6 +164,55 @@ static json_t *entry(int64_t usage, int64_t limit, int64_t max, int64_t failcnt)
 	return o;
 }
 
+/* The files of version 1 that begin with this. */
+static json_t *entry_v1(const char *folder, const char *prefix)
+{
+	static const char *const suffix[] = { "usage", "limit", "max_usage" };
+	char name[64];
+	int64_t v[3];
+	for (size_t i = 0; i < HF_ARRAY_SIZE(suffix); i++) {
+		(void)snprintf(name, sizeof(name), "%s%s_in_bytes", prefix, suffix[i]);
+		v[i] = number(folder, name, 0);
+	}
+	(void)snprintf(name, sizeof(name), "%sfailcnt", prefix);
+	return entry(v[0], v[1], v[2], number(folder, name, 0));
+}
+
+/* Version 1's memory.stat has the metrics' names, but for some underscores. */
+static void put_stat_v1(json_t *m, const char *stat, const char *prefix)
+{
+	for (size_t i = 0; i < HF_ARRAY_SIZE(memory_map); i++) {
+		const char *name = memory_map[i].name;
+		bool pages = !strncmp(name, "pg_", 3);
+		char from[40], to[40];
+		(void)snprintf(
+			from, sizeof(from), "%s%s", prefix, pages ? memory_map[i].from : name);
+		(void)snprintf(to, sizeof(to), "%s%s", prefix, name);
+		put(m, to, keyed(stat, from));
+	}
+}
+
+static json_t *memory_v1(const char *folder, json_t *oom)
+{
+	char stat[FILE_CAP] = "", control[256] = "", path[PATH_CAP];
+	json_t *m = json_object();
+	folder = folder_of(folder, "memory", path);
+	(void)read_text(folder, "memory.stat", stat, sizeof(stat)); /* absent: all zero */
+	(void)read_text(folder, "memory.oom_control", control, sizeof(control)); /* the same */
+	put_stat_v1(m, stat, "");
+	put(m, "hierarchical_memory_limit", keyed(stat, "hierarchical_memory_limit"));
+	put(m, "hierarchical_swap_limit", keyed(stat, "hierarchical_memsw_limit"));
+	put_stat_v1(m, stat, "total_");
+	json_object_set_new(m, "usage", entry_v1(folder, "memory."));
+	json_object_set_new(m, "swap", entry_v1(folder, "memory.memsw."));
+	json_object_set_new(m, "kernel", entry_v1(folder, "memory.kmem."));
+	json_object_set_new(m, "kernel_tcp", entry_v1(folder, "memory.kmem.tcp."));
+	put(oom, "oom_kill_disable", keyed(control, "oom_kill_disable"));
+	put(oom, "under_oom", keyed(control, "under_oom"));
+	put(oom, "oom_kill", keyed(control, "oom_kill"));
+	return m;
+}
+
 static json_t *memory(const char *folder, json_t *oom)
 {
 	char stat[FILE_CAP] = "", events[1024] = "";
@@ -178,6 +241,22 @@ static json_t *memory(const char *folder, json_t *oom)
 	return m;
 }
 
+static json_t *cpu_v1(const char *folder)
+{
+	char text[1024] = "", path[PATH_CAP];
+	json_t *usage = json_object(), *throttling = json_object();
+	(void)folder_of(folder, "cpuacct", path);
+	put(usage, "total", number(path, "cpuacct.usage", 0));
+	put(usage, "kernel", number(path, "cpuacct.usage_sys", 0));
+	put(usage, "user", number(path, "cpuacct.usage_user", 0));
+	(void)read_text(
+		folder_of(folder, "cpu", path), "cpu.stat", text, sizeof(text)); /* else 0 */
+	put(throttling, "periods", keyed(text, "nr_periods"));
+	put(throttling, "throttled_periods", keyed(text, "nr_throttled"));
+	put(throttling, "throttled_time", keyed(text, "throttled_time"));
+	return json_pack("{s:o,s:o}", "usage", usage, "throttling", throttling);
+}
+
 static json_t *cpu(const char *folder)
 {
 	char text[2048] = "";
@@ -197,15 +276,23 @@ json_t *agt_cgroup_metrics(const char *folder)
 	json_t *pids = json_object(), *oom = json_object();
 	put(pids, "current", number(folder, "pids.current", 0));
 	put(pids, "limit", number(folder, "pids.max", 0));
-	json_t *mem = memory(folder, oom);
-	return json_pack("{s:o,s:o,s:o,s:o}", "pids", pids, "cpu", cpu(folder), "memory", mem,
-		"memory_oom_control", oom);
+	bool v1 = is_v1(folder);
+	json_t *mem = v1 ? memory_v1(folder, oom) : memory(folder, oom);
+	return json_pack("{s:o,s:o,s:o,s:o}", "pids", pids, "cpu",
+		v1 ? cpu_v1(folder) : cpu(folder), "memory", mem, "memory_oom_control", oom);
+}
+
+const char *agt_cgroup_memory(const char *folder, char path[PATH_CAP])
+{
+	return is_v1(folder) ? folder_of(folder, "memory", path) : folder;
 }
 
 uint64_t agt_cgroup_oom_kills(const char *folder)
 {
-	char events[1024] = "";
-	(void)read_text(folder, "memory.events", events, sizeof(events)); /* absent: none */
+	char events[1024] = "", path[PATH_CAP];
+	(void)read_text(agt_cgroup_memory(folder, path),
+		is_v1(folder) ? "memory.oom_control" : "memory.events", events,
+		sizeof(events)); /* absent: none */
 	return (uint64_t)HF_MAX(keyed(events, "oom_kill"), 0);
 }
 
@@ -227,6 +314,45 @@ static void write_text(const char *path, const char *text)
 		hf_warn("%s: %s: %s", path, text, strerror(errno));
 }
 
+/* The word that systemd takes from the kernel's command line means the same here. */
+static bool wants_v1(void)
+{
+	char line[4096];
+	return fd_read_line("/proc/cmdline", line, sizeof(line)) == 0 &&
+	       strstr(line, "systemd.unified_cgroup_hierarchy=0");
+}
+
+/* A hierarchy for each controller that the kernel has. */
+static void mount_v1(void)
+{
+	char line[256], name[64], path[128];
+	int enabled;
+	if (mount("tmpfs", ROOT, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755") < 0)
+		hf_warn("boot: mount " ROOT ": %s", strerror(errno));
+	FILE *f = fopen("/proc/cgroups", "re");
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%63s %*d %*d %d", name, &enabled) != 2 || name[0] == '#' ||
+			!enabled)
+			continue;
+		(void)snprintf(path, sizeof(path), ROOT "/%s", name);
+		(void)mkdir(path, 0755); /* if it fails, mount says so */
+		if (mount("cgroup", path, "cgroup", MS_NOSUID | MS_NODEV | MS_NOEXEC, name) < 0)
+			hf_warn("boot: mount %s: %s", path, strerror(errno));
+	}
+	if (f)
+		(void)fclose(f); /* was only read */
+}
+
+void agt_cgroup_mount(void)
+{
+	(void)mkdir(ROOT, 0755); /* sysfs has it */
+	if (wants_v1())
+		mount_v1();
+	else if (mount("cgroup2", ROOT, "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0 &&
+		 errno != EBUSY) /* mounted by an earlier stage */
+		hf_warn("boot: mount " ROOT ": %s", strerror(errno));
+}
+
 void agt_cgroup_protect(void)
 {
 	const char *folder = is_folder(ROOT "/memory") ? ROOT "/memory/gcs" : ROOT "/gcs";
@@ -245,11 +371,12 @@ void agt_cgroup_set_up(uint64_t reserve_bytes)
 {
 	static const char *const all[] = { "+cpu", "+cpuset", "+io", "+memory", "+pids" };
 	struct hf_err err;
-	if (!is_folder(ROOT "/pods") && mkdir(ROOT "/pods", 0755) < 0) {
-		hf_warn(ROOT "/pods: %s", strerror(errno));
+	const char *pods = is_folder(ROOT "/memory") ? ROOT "/memory/pods" : ROOT "/pods";
+	if (!is_folder(pods) && mkdir(pods, 0755) < 0) {
+		hf_warn("%s: %s", pods, strerror(errno));
 		return;
 	}
-	for (size_t i = 0; i < HF_ARRAY_SIZE(all); i++)
+	for (size_t i = 0; !is_folder(ROOT "/memory") && i < HF_ARRAY_SIZE(all); i++)
 		write_text(ROOT "/cgroup.subtree_control", all[i]);
 	if (agt_cgroup_limit_pods(&reserve_bytes, &err) < 0)
 		hf_warn("%s", err.text);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * cgroup.h - what the kernel's control groups tell about a container: its processes, and its
- * statistics in the shape that hosts expect (containerd's metrics of cgroup v1, from v2's files).
+ * statistics in the shape that hosts expect (containerd's metrics of cgroup v1, from either
+ * version's files).
  */
 #ifndef AGT_HOST_CGROUP_H
 #define AGT_HOST_CGROUP_H
@@ -22,11 +23,17 @@ json_t *agt_cgroup_processes(const char *folder);
 /* The metrics; members that are zero or unknown are left out. */
 json_t *agt_cgroup_metrics(const char *folder);
 
+/* As PID 1: version 2, or version 1 if the kernel's command line asks for it. */
+void agt_cgroup_mount(void);
+
 /* As PID 1: controllers for all below, and /pods limited to all memory but the reserve. */
 void agt_cgroup_set_up(uint64_t reserve_bytes);
 
 /* Processes of the group that were killed for want of memory; 0 when that is unknown. */
 uint64_t agt_cgroup_oom_kills(const char *folder);
+
+/* The folder that has the files of the memory controller; `path` may be used for it. */
+const char *agt_cgroup_memory(const char *folder, char path[4096]);
 
 /* As PID 1: the agent in a group of its own, with memory that others cannot take. */
 void agt_cgroup_protect(void);

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 #include "oom.h"
 #include "agent/agent.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include "bridge/protocol.h"
 #include "cgroup.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/inotify.h>
 
 static void tell(struct agt_container *c, uint64_t more)
@@ -37,6 +40,17 @@ void agt_oom_look(struct agt_container *c)
 	tell(c, more);
 }
 
+/* Version 1: which group it was is not told. */
+static void on_event_v1(void *arg, int events)
+{
+	struct agt *a = arg;
+	uint64_t n;
+	(void)events;
+	if (read(a->oom_fd, &n, sizeof(n)) > 0)
+		hf_list_for_each (l, &a->containers)
+			agt_oom_look(HF_CONTAINER_OF(l, struct agt_container, link));
+}
+
 static void on_event(void *arg, int events)
 {
 	struct agt *a = arg;
@@ -59,13 +73,29 @@ static void on_event(void *arg, int events)
 int agt_oom_init(struct agt *a)
 {
 	struct agt_watch *w = NULL;
-	a->oom_fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	bool v1 = access("/sys/fs/cgroup/memory/cgroup.event_control", F_OK) == 0;
+	a->oom_fd = v1 ? eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+		       : inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
 	if (a->oom_fd < 0)
 		return -errno;
-	int r = agt_watch_new(&a->loop, a->oom_fd, on_event, a, &w);
+	int r = agt_watch_new(&a->loop, a->oom_fd, v1 ? on_event_v1 : on_event, a, &w);
 	if (r == 0)
 		agt_watch_set(w, UV_READABLE); /* for as long as the agent lives */
 	return r;
+}
+
+/* The kernel writes to the eventfd when a process of the group is to be killed; that ends with the
+ * group. */
+static void watch_v1(struct agt_container *c, const char *folder)
+{
+	char text[32];
+	HF_CLEANUP(fd_closep) int dir = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	HF_CLEANUP(fd_closep) int file = openat(dir, "memory.oom_control", O_RDONLY | O_CLOEXEC);
+	HF_CLEANUP(fd_closep)
+	int control = openat(dir, "cgroup.event_control", O_WRONLY | O_CLOEXEC);
+	int n = snprintf(text, sizeof(text), "%d %d", c->a->oom_fd, file);
+	if (file < 0 || control < 0 || write(control, text, (size_t)n) < 0)
+		hf_debug("container %s: %s: no events of memory", c->id, folder);
 }
 
 void agt_oom_watch(struct agt_container *c)
@@ -73,6 +103,10 @@ void agt_oom_watch(struct agt_container *c)
 	char path[PATH_MAX];
 	if (!c->cgroup)
 		return;
+	if (agt_cgroup_memory(c->cgroup, path) == path) {
+		watch_v1(c, path);
+		return;
+	}
 	(void)snprintf(path, sizeof(path), "%s/memory.events", c->cgroup);
 	c->oom_wd = inotify_add_watch(c->a->oom_fd, path, IN_MODIFY);
 }

@@ -3,7 +3,7 @@
  * oom.h - processes of containers that the kernel killed for want of memory: told when it happens.
  *
  * The kernel marks memory.events of a control group (v2) as modified; one inotify descriptor
- * watches them all, nothing is polled. A host with a Holdfast session gets an event
+ * watches them all, nothing is polled. On version 1 an eventfd is written to instead. A host with a Holdfast session gets an event
  * (docs/bridge.md) and the sum with the container's exit; every other host gets a line of the log,
  * and the statistics.
  */

@@ -109,7 +109,8 @@ int agt_runtime_init(struct agt_runtime *rt, struct agt *a, struct hf_err *reter
 	return r < 0 ? r : make_dir(rt->root, reterr);
 }
 
-static ssize_t read_file(const char *path, char *text, size_t cap)
+/* The end of a file: its last bytes that fit. */
+static ssize_t read_tail(const char *path, char *text, size_t cap)
 {
 	HF_CLEANUP(fd_closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
 	struct stat st;
@@ -133,7 +134,7 @@ static void error_text(const struct running *r, int status, char *text, size_t c
 	else
 		(void)snprintf(text, cap, "%s: exit status %d without an error text", program,
 			WEXITSTATUS(status));
-	if (read_file(r->path[FILE_LOG], log, sizeof(log)) <= 0)
+	if (read_tail(r->path[FILE_LOG], log, sizeof(log)) <= 0)
 		return;
 	for (char *line = strtok_r(log, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
 		const char *msg = NULL, *level = "error";
@@ -149,7 +150,7 @@ static void error_text(const struct running *r, int status, char *text, size_t c
 static pid_t read_pid(const char *path)
 {
 	char text[32];
-	return read_file(path, text, sizeof(text)) > 0 ? (pid_t)strtol(text, NULL, 10) : -1;
+	return fd_read_line(path, text, sizeof(text)) == 0 ? (pid_t)strtol(text, NULL, 10) : -1;
 }
 
 /* The runtime has sent the terminal before it ended, so it is there or never comes. */
