@@ -44,11 +44,12 @@ HF_API int hf_conn_peer(
 
 struct hf_conn_info {
 	uint32_t host_port, guest_port;
-	const char *state;           /* "dialling", "asking", "open", "closed" */
-	const char *policy;          /* "reattach", "reset" */
-	bool claimed;                /* false: it has arrived and waits for its application */
-	bool arrived;                /* it came in a record */
-	uint64_t rx_bytes, tx_bytes; /* guest to host, host to guest */
+	const char *state;  /* "dialling", "asking", "open", "closed" */
+	const char *policy; /* "reattach", "relay", "reset" */
+	const char *relay;  /* where its application is, when that is with another holdfastd */
+	bool claimed;       /* false: it has arrived and waits for its application */
+	bool arrived;       /* it came in a record */
+	uint64_t rx_bytes, tx_bytes;                /* guest to host, host to guest */
 	uint64_t to_host_pending, to_guest_pending; /* in flight, in holdfastd's memory */
 	uint64_t state_bytes;                       /* what its application has attached */
 };

@@ -86,17 +86,20 @@ static int print_one(void *ctx, const struct hf_conn_info *c)
 {
 	const struct cli *cli = ctx;
 	if (cli->json)
-		cli_print_json(json_pack("{s:I,s:I,s:s,s:s,s:b,s:b,s:I,s:I,s:I,s:I,s:I}",
+		cli_print_json(json_pack("{s:I,s:I,s:s,s:s,s:s,s:b,s:b,s:I,s:I,s:I,s:I,s:I}",
 			"host_port", (json_int_t)c->host_port, "guest_port",
-			(json_int_t)c->guest_port, "state", c->state, "policy", c->policy,
-			"claimed", c->claimed, "arrived", c->arrived, "rx_bytes",
+			(json_int_t)c->guest_port, "state", c->state, "policy", c->policy, "relay",
+			c->relay, "claimed", c->claimed, "arrived", c->arrived, "rx_bytes",
 			(json_int_t)c->rx_bytes, "tx_bytes", (json_int_t)c->tx_bytes,
 			"to_host_pending", (json_int_t)c->to_host_pending, "to_guest_pending",
 			(json_int_t)c->to_guest_pending, "state_bytes",
 			(json_int_t)c->state_bytes));
 	else
 		printf("%10u %10u %-9s %-9s %-8s %14llu %14llu %6llu\n", c->host_port,
-			c->guest_port, c->state, c->policy, c->claimed ? "claimed" : "waits",
+			c->guest_port, c->state, c->policy,
+			*c->relay    ? "relayed"
+			: c->claimed ? "claimed"
+				     : "waits",
 			(unsigned long long)c->rx_bytes, (unsigned long long)c->tx_bytes,
 			(unsigned long long)c->state_bytes);
 	return 0;

@@ -240,6 +240,7 @@ static int list_some(const json_t *answer, hf_conn_list_fn *fn, void *ctx)
 			.guest_port = (uint32_t)number(v, "guest_port"),
 			.state = text_of(v, "state"),
 			.policy = text_of(v, "policy"),
+			.relay = text_of(v, "relay"),
 			.claimed = json_is_true(json_object_get(v, "claimed")),
 			.arrived = json_is_true(json_object_get(v, "arrived")),
 			.rx_bytes = number(v, "rx_bytes"),

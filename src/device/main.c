@@ -41,12 +41,33 @@ static void on_event(void *owner, struct dev_tag tag, uint32_t events)
 		dev_vm_on_event(d->vm[tag.vm], tag, events);
 }
 
+/* The VMs have moved: what they leave here is relayed, and everything else is over. */
+static void retire(struct dev_daemon *d)
+{
+	dev_control_close(&d->control);
+	dev_metrics_close(&d->metrics);
+	for (size_t i = 0; i < d->n_vms; i++)
+		if (d->vm[i])
+			dev_vm_free(d->vm[i]);
+	d->n_vms = 0;
+	hf_info("retiring: ends with the last of %zu relays", d->link.n_relays);
+}
+
+static void on_retire(uv_signal_t *s, int number)
+{
+	struct dev_daemon *d = s->data;
+	(void)number; /* there is one */
+	d->retiring = true;
+}
+
 static uint64_t on_turn(void *owner)
 {
 	struct dev_daemon *d = owner;
 	d->loop.brisk = false;
 	uint64_t next_us = dev_metrics_turn(&d->metrics);
 	size_t n = 0, ended = 0;
+	if (d->retiring && d->n_vms > 0)
+		retire(d);
 	dev_link_turn(&d->link);
 	for (size_t i = 0; i < d->n_vms; i++) {
 		if (!d->vm[i])
@@ -56,7 +77,7 @@ static uint64_t on_turn(void *owner)
 		n++;
 	}
 	next_us = HF_MIN(next_us, dev_link_flush(&d->link));
-	if (n > 0 && ended == n)
+	if ((n > 0 && ended == n) || (d->retiring && d->link.n_relays == 0))
 		dev_loop_stop(&d->loop);
 	d->turn++;
 	uint64_t control_us = dev_control_turn(&d->control); /* what VMs have to say goes out */
@@ -190,7 +211,7 @@ static int set_up(struct dev_daemon *d, struct hf_err *reterr)
 
 static int run(struct dev_daemon *d)
 {
-	uv_signal_t term, intr;
+	uv_signal_t term, intr, leave;
 	struct hf_err err = { 0 };
 	HF_CLEANUP(fd_closep) int done = -1;
 	dev_activation_init();
@@ -215,6 +236,9 @@ static int run(struct dev_daemon *d)
 	term.data = intr.data = &d->loop;
 	(void)uv_signal_start(&term, on_signal, SIGTERM); /* fails only for a bad number */
 	(void)uv_signal_start(&intr, on_signal, SIGINT);
+	(void)uv_signal_init(&d->loop.uv, &leave); /* likewise, all */
+	leave.data = d;
+	(void)uv_signal_start(&leave, on_retire, SIGUSR1);
 	prepare_loop(d);
 	r = set_up(d, &err);
 	if (r < 0)

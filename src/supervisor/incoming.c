@@ -451,15 +451,21 @@ static json_t *fates_of(json_t *conns)
 	size_t i;
 	json_array_foreach (conns, i, c) {
 		bool claimed = json_is_true(json_object_get(c, "claimed"));
+		const char *relay = json_string_value(json_object_get(c, "relay"));
+		bool relayed = relay && *relay;
 		if (json_is_true(json_object_get(c, "arrived")))
-			json_array_append_new(
-				list, json_pack("{s:O?, s:O?, s:s, s:s*}", "host_port",
-					      json_object_get(c, "host_port"), "guest_port",
-					      json_object_get(c, "guest_port"), "fate",
-					      claimed ? "claimed" : "kept", "why",
-					      claimed ? NULL
-						      : "waits for its application until the claim "
-							"timeout"));
+			json_array_append_new(list,
+				json_pack("{s:O?, s:O?, s:s, s:s*}", "host_port",
+					json_object_get(c, "host_port"), "guest_port",
+					json_object_get(c, "guest_port"), "fate",
+					relayed   ? "relayed"
+					: claimed ? "claimed"
+						  : "kept",
+					"why",
+					relayed   ? "its application stays at the source"
+					: claimed ? NULL
+						  : "waits for its application until the claim "
+						    "timeout"));
 	}
 	return list;
 }

@@ -149,6 +149,14 @@ void machine_kill(struct sup *sup)
 	kill_one(&sup->device_pid, SIGTERM); /* it removes its sockets */
 }
 
+void machine_retire(struct sup *sup)
+{
+	pid_t device = sup->device_pid;
+	sup->device_pid = 0;
+	machine_kill(sup);
+	kill_one(&device, SIGUSR1); /* it ends with its last relay */
+}
+
 int machine_adopt(struct sup *sup)
 {
 	int device = open_device(sup), qemu = open_monitor(sup);

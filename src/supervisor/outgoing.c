@@ -602,7 +602,7 @@ static void leave(struct sup *sup, const char *to)
 	if (r < 0)
 		hf_error("%s: %s: command lines will not find the VM at %s by themselves", path,
 			strerror(-r), to);
-	machine_kill(sup);
+	machine_retire(sup);
 	session_close(sup);
 	attach_close_all(sup); /* they dial again, and follow moved.json */
 	sup_end(sup, 0, "the VM has moved");

@@ -238,4 +238,6 @@ void spec_device_args(const struct spec *s, const struct spec_launch *l, struct 
 	ARG2(a, "--vm", "name=vm,guest-cid=%u%s,socket=%s/device.sock,uds-path=%s/vsock", s->cid,
 		outer, l->dir, l->dir);
 	ARG2(a, "--control", "%s/device-control.sock", l->dir);
+	/* It may outlive us and the VM, for the sake of relays: the name is its own. */
+	ARG2(a, "--link", "unix:%s/link.%d", l->dir, (int)getpid());
 }

@@ -107,6 +107,7 @@ typedef void machine_done_fn(struct sup *sup, const struct hf_err *err);
 int machine_adopt(struct sup *sup);
 void machine_start(struct sup *sup, bool incoming, machine_done_fn *done);
 void machine_kill(struct sup *sup); /* QEMU and holdfastd, at once */
+void machine_retire(struct sup *sup); /* likewise, but holdfastd goes on with what it relays */
 json_t *machine_status(struct sup *sup);
 
 /* --- session.c --- */

@@ -373,7 +373,7 @@ class Node:
         self.vsock = world.path / f"{name}.vsock"
         control = world.path / f"{name}.control"
         self.daemon = world.spawn(f"{name}.holdfastd", [
-            BUILD / "src/device/holdfastd", "--control", control,
+            BUILD / "src/device/holdfastd", "--control", control, "--link", f"unix:{world.path}/{name}.link",
             "--vm", f"name=vm,guest-cid={guest_cid},socket={self.device},uds-path={self.vsock}"])
         wait_for(f"{self.device}", lambda: self.device.exists() or not self.daemon.alive())
         self.control = Control(control)
