@@ -3,8 +3,8 @@
  * cli.h - what the verbs of `holdfast` share: options, printing, exit statuses.
  *
  * A verb parses its arguments, asks the library, prints. Exit statuses: 0 done; 1 it failed; 2 the
- * command line is wrong; `run` and `exec` end with the process's own code, and with 125 when there
- * is none.
+ * command line is wrong; 3 to 5 are those of `migrate`; `run` and `exec` end with the process's own
+ * code, and with 125 when there is none.
  */
 #ifndef HF_CLI_H
 #define HF_CLI_H
@@ -15,7 +15,15 @@
 #include <getopt.h>
 #include <jansson.h>
 
-enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_NO_CODE = 125 };
+enum {
+	CLI_OK = 0,
+	CLI_FAILED = 1,
+	CLI_USAGE = 2,
+	CLI_CANCELLED = 3,
+	CLI_TIMED_OUT = 4,
+	CLI_UNCONFIRMED = 5,
+	CLI_NO_CODE = 125
+};
 
 struct cli {
 	const char *node; /* NULL: the default */

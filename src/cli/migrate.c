@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* migrate.c - `holdfast migrate`: moves a VM to another node while it runs. */
 #include "cli.h"
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,8 +10,8 @@
 struct options {
 	char to[PATH_MAX];
 	const char *mode;
-	long cid;
-	bool cancel;
+	long cid, timeout_s;
+	bool cancel, auto_cancel;
 	json_t *keep; /* NULL: policies decide */
 };
 
@@ -62,6 +63,10 @@ static int take(void *ctx, int opt, const char *value)
 		o->keep = read_keep(value);
 		return o->keep ? 0 : -1;
 	}
+	if (opt == 'a')
+		o->auto_cancel = true;
+	if (opt == 'T')
+		return cli_number(value, 1, 86400, &o->timeout_s);
 	if (opt == 'c')
 		return cli_number(value, 3, 0xfffffffe, &o->cid);
 	if (opt != 't')
@@ -74,24 +79,44 @@ static int take(void *ctx, int opt, const char *value)
 		       : -1;
 }
 
+static long long number(json_t *o, const char *key)
+{
+	return (long long)json_integer_value(json_object_get(o, key));
+}
+
+/* What a progress event has besides its phase and its word. */
+static void print_details(json_t *e)
+{
+	if (json_object_get(e, "remaining"))
+		fprintf(stderr, ": %lld of %lld MiB left", number(e, "remaining") >> 20,
+			number(e, "total") >> 20);
+	if (json_object_get(e, "record_bytes"))
+		fprintf(stderr, ": connections %lld bytes", number(e, "record_bytes"));
+	if (json_object_get(e, "state_bytes"))
+		fprintf(stderr, ": session %lld bytes", number(e, "state_bytes"));
+	if (json_object_get(e, "downtime_ms"))
+		fprintf(stderr, ": downtime %lld ms", number(e, "downtime_ms"));
+	if (json_object_get(e, "reset"))
+		fprintf(stderr, "; connections: %lld claimed, %lld kept, %lld relayed, %lld reset",
+			number(e, "claimed"), number(e, "kept"), number(e, "relayed"),
+			number(e, "reset"));
+}
+
 static void on_event(void *ctx, const char *text)
 {
 	const struct cli *cli = ctx;
 	json_t *e = json_loads(text, 0, NULL);
 	const char *phase = json_string_value(json_object_get(e, "phase"));
 	const char *what = json_string_value(json_object_get(e, "what"));
-	json_t *left = json_object_get(e, "remaining");
 	if (cli->json) {
 		cli_print_json(e);
 		return;
 	}
-	if (phase && what && left)
-		fprintf(stderr, "%6lld ms  %-10s %lld MiB left\n",
-			(long long)json_integer_value(json_object_get(e, "ms")), phase,
-			(long long)json_integer_value(left) >> 20);
-	else if (phase && what)
-		fprintf(stderr, "%6lld ms  %-10s %s\n",
-			(long long)json_integer_value(json_object_get(e, "ms")), phase, what);
+	if (phase && what) {
+		fprintf(stderr, "%6lld ms  %-10s %s", number(e, "ms"), phase, what);
+		print_details(e);
+		fputc('\n', stderr);
+	}
 	json_decref(e);
 }
 
@@ -127,6 +152,9 @@ static int migrate(const struct cli *cli, const char *name, const struct options
 		json_object_set_new(request, "cid", json_integer(o->cid));
 	if (o->keep)
 		json_object_set(request, "keep", o->keep);
+	if (o->timeout_s)
+		json_object_set_new(request, "timeout", json_integer(o->timeout_s));
+	json_object_set_new(request, "auto_cancel", json_boolean(o->auto_cancel));
 	char *text = json_dumps(request, JSON_COMPACT);
 	json_decref(request);
 	int r = hf_vm_new(cli->node, name, &vm, &err);
@@ -135,11 +163,16 @@ static int migrate(const struct cli *cli, const char *name, const struct options
 	json_t *report = r == 0 ? json_loads(answer, 0, NULL) : NULL;
 	json_object_del(report, "id");
 	if (r < 0)
-		r = cli_fail(cli, &err, CLI_FAILED);
+		r = cli_fail(cli, &err,
+			err.code == -ECANCELED   ? CLI_CANCELLED
+			: err.code == -ETIMEDOUT ? CLI_TIMED_OUT
+						 : CLI_FAILED);
 	else if (cli->json)
 		cli_print_json(json_incref(report));
 	else
 		print_report(report);
+	if (json_object_get(report, "unconfirmed"))
+		r = CLI_UNCONFIRMED;
 	json_decref(report);
 	hf_vm_free(vm);
 	free(text);
@@ -151,7 +184,8 @@ static int run(struct cli *cli, int argc, char **argv)
 {
 	static const struct option options[] = { { "to", required_argument, NULL, 't' },
 		{ "mode", required_argument, NULL, 'm' }, { "cid", required_argument, NULL, 'c' },
-		{ "cancel", no_argument, NULL, 'x' }, { "keep", required_argument, NULL, 'k' },
+		{ "cancel", no_argument, NULL, 'x' }, { "timeout", required_argument, NULL, 'T' },
+		{ "auto-cancel", no_argument, NULL, 'a' }, { "keep", required_argument, NULL, 'k' },
 		{ 0 } };
 	struct options o = { .mode = "seamless" };
 	int r = cli_options(&cli_migrate, cli, argc, argv, options, take, &o, 1, 1);
@@ -171,7 +205,8 @@ static int run(struct cli *cli, int argc, char **argv)
 }
 
 const struct cli_verb cli_migrate = { "migrate",
-	"VM --to NODE [--mode seamless|disruptive] [--cid N] [--keep FILE]",
+	"VM --to NODE [--mode seamless|disruptive] [--cid N] [--keep FILE] [--timeout S] "
+	"[--auto-cancel]",
 	"Moves the VM to another node while it runs. Whatever fails before the switchover leaves "
 	"it\n"
 	"running where it was.\n\n"
@@ -182,5 +217,12 @@ const struct cli_verb cli_migrate = { "migrate",
 	"  --cid N      another context id at the destination (disruptive only)\n"
 	"  --keep FILE  the connections to be kept, instead of holdfastd's policies; a line each:\n"
 	"               host_old_cid host_new_cid host_port guest_port\n"
-	"  --cancel     give up the migration that is under way\n",
+	"  --timeout S  give up when it has not come to the switchover in S seconds\n"
+	"  --auto-cancel\n"
+	"               give up when this command ends before; else the migration goes on without "
+	"it\n"
+	"  --cancel     give up the migration that is under way\n\n"
+	"Exit status: 0 moved; 1 failed, 3 cancelled, 4 not over in time, and the VM runs on where "
+	"it was;\n"
+	"5 moved, but the destination has not confirmed it.\n",
 	run };

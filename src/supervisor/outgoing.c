@@ -20,6 +20,7 @@
 #define DOWNTIME_LIMIT_MS 100
 #define QUIESCE_APPS_MS   1000 /* for host applications that watch, in the phase quiesce */
 #define KEEP_MAX          8192
+#define TIMEOUT_S_MAX     86400
 
 struct outgoing {
 	struct sup *sup;
@@ -34,8 +35,11 @@ struct outgoing {
 	struct rpc *peer;
 	uv_timer_t timer;
 	bool driving, spawned, asked_cont, wants_numbers;
-	bool in_stream; /* the device's record goes in QEMU's stream */
-	bool continued; /* from here on QEMU says what becomes of it */
+	bool auto_cancel;     /* when who asked has left */
+	uint64_t give_up_ms;  /* before the switchover; 0: never */
+	json_int_t timeout_s; /* from the beginning until then */
+	bool in_stream;       /* the device's record goes in QEMU's stream */
+	bool continued;       /* from here on QEMU says what becomes of it */
 	uint64_t progress_ms;
 
 	struct cargo cargo;
@@ -354,6 +358,10 @@ static void save_own(struct outgoing *o)
 			o->numbers, "record_bytes", json_integer((json_int_t)o->cargo.record_len));
 	json_object_set_new(
 		o->numbers, "state_bytes", json_integer((json_int_t)strlen(o->cargo.state)));
+	progress(o, "state",
+		json_pack("{s:O*, s:O}", "record_bytes",
+			json_object_get(o->numbers, "record_bytes"), "state_bytes",
+			json_object_get(o->numbers, "state_bytes")));
 	done(o, MIG_SAVE);
 }
 
@@ -566,9 +574,35 @@ static void undo(struct outgoing *o, enum mig_phase phase)
 	}
 }
 
+/* {fate: how many connections} */
+static json_t *count_fates(const struct outgoing *o)
+{
+	json_t *sum = json_pack(
+		"{s:i, s:i, s:i, s:i}", "claimed", 0, "kept", 0, "relayed", 0, "reset", 0);
+	size_t i;
+	json_t *c;
+	json_array_foreach (o->fates, i, c) {
+		json_t *n = json_object_get(sum, json_string_value(json_object_get(c, "fate")));
+		(void)json_integer_set(n, json_integer_value(n) + 1); /* NULL is refused */
+	}
+	return sum;
+}
+
+/* The last word of the progress: what it has cost, and whom. */
+static void tell_end(struct outgoing *o)
+{
+	json_t *more = NULL;
+	if (o->mig.moved) {
+		more = o->mig.mode == MIG_SEAMLESS ? count_fates(o) : json_object();
+		json_object_set(more, "downtime_ms", json_object_get(o->numbers, "downtime_ms"));
+	}
+	progress(o, o->mig.moved ? "moved" : "failed", more);
+}
+
 static void report(struct outgoing *o)
 {
 	struct mig *m = &o->mig;
+	tell_end(o);
 	json_object_del(o->numbers, "id");
 	json_object_del(o->numbers, "ok");
 	json_object_del(o->numbers, "uri");
@@ -695,6 +729,13 @@ static void on_tick(uv_timer_t *h)
 		monitor_call(sup->mon, "query-migrate", NULL, on_given_up, sup);
 	if (sup->outgoing != o)
 		return;
+	if (o->give_up_ms && now >= o->give_up_ms && o->mig.course == MIG_FORWARD &&
+		o->mig.phase < MIG_SWITCHOVER) {
+		struct hf_err err;
+		hf_err_set(&err, -ETIMEDOUT, "not over within %lld s, as was asked for",
+			(long long)o->timeout_s);
+		mig_fail(&o->mig, o->mig.phase, &err, now);
+	}
 	mig_tick(&o->mig, now);
 	drive(o);
 }
@@ -734,11 +775,17 @@ void outgoing_begin(struct client *c, json_t *id, json_t *args)
 	enum mig_mode m;
 	json_int_t cid = sup->spec.cid;
 	uint32_t outer_cid = sup->spec.outer_cid;
+	json_int_t timeout_s = 0;
+	int auto_cancel = 0;
 	json_t *keep = json_object_get(args, "keep");
-	if (json_unpack(args, "{s:s, s?:s, s?:I}", "to", &to, "mode", &mode, "cid", &cid) < 0 ||
-		mig_mode_parse(mode, &m) < 0 || cid < 3 || cid >= UINT32_MAX) {
+	if (json_unpack(args, "{s:s, s?:s, s?:I, s?:I, s?:b}", "to", &to, "mode", &mode, "cid",
+		    &cid, "timeout", &timeout_s, "auto_cancel", &auto_cancel) < 0 ||
+		mig_mode_parse(mode, &m) < 0 || cid < 3 || cid >= UINT32_MAX || timeout_s < 0 ||
+		timeout_s > TIMEOUT_S_MAX) {
 		client_err(c, id, EINVAL,
-			"migrate: give to (a node), mode seamless or disruptive, cid from 3");
+			"migrate: give to (a node), mode seamless or disruptive, cid from 3, "
+			"timeout up to %d s",
+			TIMEOUT_S_MAX);
 		return;
 	}
 	if (m == MIG_SEAMLESS && cid != sup->spec.cid) {
@@ -785,6 +832,10 @@ void outgoing_begin(struct client *c, json_t *id, json_t *args)
 	(void)uv_timer_init(&sup->loop, &o->timer); /* cannot fail, nor can the start */
 	(void)uv_timer_start(&o->timer, on_tick, TICK_MS, TICK_MS);
 	sup->outgoing = o;
+	o->auto_cancel = auto_cancel;
+	o->timeout_s = timeout_s;
+	if (timeout_s)
+		o->give_up_ms = now_ms(o) + (uint64_t)timeout_s * 1000;
 	mig_start(&o->mig, m, now_ms(o));
 	drive(o);
 }
@@ -804,8 +855,13 @@ void outgoing_cancel(struct client *c, json_t *id)
 
 void outgoing_client_gone(struct sup *sup, struct client *c)
 {
-	if (sup->outgoing && sup->outgoing->client == c)
-		sup->outgoing->client = NULL; /* the migration goes on: it was asked for */
+	struct outgoing *o = sup->outgoing;
+	if (!o || o->client != c)
+		return;
+	o->client = NULL;
+	if (o->auto_cancel && mig_cancel(&o->mig, now_ms(o)) == 0)
+		drive(o);
+	/* else it goes on: it was asked for, or it is too late */
 }
 
 void outgoing_qemu_lost(struct sup *sup)
