@@ -70,6 +70,12 @@ static void save_daemon(const struct dev_daemon *d, struct dev_pack *p)
 	}
 }
 
+/* [from, to) of a buffer that is not there when it is empty. */
+static void save_rest(const char *buf, size_t from, size_t to, struct dev_pack *p)
+{
+	dev_pack_bytes(p, to > from ? buf + from : NULL, to - from);
+}
+
 static void save_client(const struct dev_client *cl, struct dev_pack *p)
 {
 	if (cl->fd < 0)
@@ -78,8 +84,8 @@ static void save_client(const struct dev_client *cl, struct dev_pack *p)
 	dev_pack_fd(p, cl->fd);
 	dev_pack_fd(p, cl->in_fd);
 	dev_pack_fd(p, cl->out_fd);
-	dev_pack_bytes(p, cl->in.buf + cl->in.head, cl->in.len - cl->in.head);
-	dev_pack_bytes(p, cl->out + cl->out_sent, cl->out_len - cl->out_sent);
+	save_rest(cl->in.buf, cl->in.head, cl->in.len, p);
+	save_rest(cl->out, cl->out_sent, cl->out_len, p);
 	dev_pack_number(p, cl->closing);
 	dev_pack_number(p, cl->watches ? (uint64_t)cl->watches->index + 1 : 0);
 	dev_pack_number(p, cl->says);
@@ -95,7 +101,7 @@ static void save_scrape(const struct dev_metrics_client *cl, struct dev_pack *p)
 	dev_pack_fd(p, cl->fd);
 	dev_pack_number(p, cl->until_us);
 	dev_pack_bytes(p, cl->in, cl->in_len);
-	dev_pack_bytes(p, cl->out + cl->out_sent, cl->out_len - cl->out_sent);
+	save_rest(cl->out, cl->out_sent, cl->out_len, p);
 	dev_pack_end(p);
 }
 

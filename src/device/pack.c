@@ -93,8 +93,8 @@ bool dev_unpack_next(struct dev_unpack *u, uint64_t *ret_kind)
 	if (u->error || u->end == u->stop)
 		return false;
 	size_t left = (size_t)(u->stop - u->end);
-	uint64_t len = left < HEAD_BYTES ? UINT64_MAX : le64_at(u->end + 8);
-	if (len > left - HEAD_BYTES) {
+	uint64_t len = left < HEAD_BYTES ? 0 : le64_at(u->end + 8);
+	if (left < HEAD_BYTES || len > left - HEAD_BYTES) {
 		u->error = -EBADMSG;
 		return false;
 	}
