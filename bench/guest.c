@@ -6,6 +6,7 @@
 
 #define PACKET_MAX ((uint32_t)FE_PAYLOAD_MAX)
 #define FIRST_PORT 1024u
+#define RECORD_MAX (64u << 20)
 
 static void check(const char *what, int r)
 {
@@ -31,6 +32,25 @@ void guest_end(struct guest *g)
 {
 	fe_close(&g->fe);
 	free(g);
+}
+
+void guest_move(struct guest *g, const char *socket)
+{
+	static uint8_t record[RECORD_MAX];
+	struct fe to;
+	size_t n;
+	/* Until the device has all that was sent: an answer that it lacks is a connection reset. */
+	for (fe_flush(&g->fe); g->fe.ring[1].n_free < g->fe.cfg.queue_size;)
+		if (fe_reap(&g->fe) == 0)
+			check("tx", fe_wait(&g->fe, FE_TIMEOUT_MS));
+	check("fe_stop", fe_stop(&g->fe));
+	check("fe_save", fe_save(&g->fe, record, sizeof(record), &n));
+	check(socket, fe_open(&to, socket, &g->fe.cfg));
+	check("fe_load", fe_load(&to, record, n));
+	fe_move(&to, &g->fe);
+	check("fe_start", fe_start(&to));
+	fe_close(&g->fe);
+	g->fe = to;
 }
 
 static struct guest_conn *find(struct guest *g, uint32_t host_port, uint32_t guest_port)

@@ -39,6 +39,9 @@ struct guest {
 struct guest *guest_start(const char *socket, uint16_t rx_bytes);
 void guest_end(struct guest *g);
 
+/* Migrates to the device at this socket; with keep_event_ring and all connections. */
+void guest_move(struct guest *g, const char *socket);
+
 struct guest_conn *guest_connect(struct guest *g, uint32_t host_port);
 void guest_close(struct guest *g, struct guest_conn *c); /* the device's RST ends it */
 

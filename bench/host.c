@@ -15,6 +15,8 @@
 
 #define BACKLOG    4096
 #define ECHO_BYTES 65536
+#define HOP_BYTES  65536
+#define HOPS_MAX   4096 /* descriptors of one */
 
 static uint8_t buf[1 << 20];
 
@@ -162,6 +164,47 @@ static void source(
 	}
 }
 
+/* Copies what has come on one of the pair to the other. */
+static void hop_some(int ep, int from, int to)
+{
+	ssize_t k = read(from, buf, HOP_BYTES);
+	if (k > 0) {
+		check("hop", fd_write_all(to, buf, (size_t)k));
+		return;
+	}
+	check("epoll_ctl", epoll_ctl(ep, EPOLL_CTL_DEL, from, NULL));
+	(void)shutdown(to, SHUT_WR); /* it may be gone as well */
+}
+
+/* All that wait, before any bytes are moved: the last in the chain takes all before it reads. */
+static void hop_accept(int ep, int listener, const char *to, int other[HOPS_MAX])
+{
+	int fd;
+	while ((fd = accept(listener, NULL, NULL)) >= 0) {
+		int out = host_connect(to, NULL);
+		check("descriptors", out < HOPS_MAX && fd < HOPS_MAX ? 0 : -1);
+		other[fd] = out;
+		other[out] = fd;
+		watch(ep, fd, EPOLLIN);
+		watch(ep, out, EPOLLIN);
+	}
+}
+
+static void hop(int listener, const char *to)
+{
+	static int other[HOPS_MAX];
+	int ep = epoll_create1(EPOLL_CLOEXEC);
+	watch(ep, listener, EPOLLIN);
+	for (;;) {
+		struct epoll_event ev[64];
+		int m = epoll_wait(ep, ev, 64, -1);
+		hop_accept(ep, listener, to, other);
+		for (int i = 0; i < m; i++)
+			if (ev[i].data.fd != listener)
+				hop_some(ep, ev[i].data.fd, other[ev[i].data.fd]);
+	}
+}
+
 static void prepare(void)
 {
 	struct rlimit rl;
@@ -186,6 +229,15 @@ void host_echo(struct host *h, const char *path)
 	start(h);
 	if (h->pid == 0)
 		echo(listener, h->counts);
+	check("close", close(listener));
+}
+
+void host_hop(struct host *h, const char *path, const char *to)
+{
+	int listener = listen_at(path);
+	start(h);
+	if (h->pid == 0)
+		hop(listener, to);
 	check("close", close(listener));
 }
 

@@ -32,6 +32,9 @@ void host_echo(struct host *h, const char *path);
  * writes messages for ever. */
 void host_source(struct host *h, const char *path, const char *line, unsigned n, size_t message);
 
+/* Listens on `path` and joins each connection to one that it makes to `to`. */
+void host_hop(struct host *h, const char *path, const char *to);
+
 /* Does this for ever: dials, says the line and reads the answer likewise, closes. */
 void host_dial(struct host *h, const char *path, const char *line);
 

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #define HOST_PORT 1024
+#define HOPS_MAX  4
 #define WARM_UP   0.2
 #define PINGS_MAX (1u << 20)
 #define GIB       1073741824.0
@@ -25,7 +26,10 @@
 struct bench {
 	const char *socket; /* NULL: Unix sockets only */
 	const char *path;   /* of the hybrid socket */
-	char host_path[108], connect_line[32];
+	const char *move;   /* another device's: the guest moves there first; NULL: it stays */
+	char host_path[108], dial_path[108], connect_line[32];
+	unsigned hops; /* between plain sockets */
+	struct host hop[HOPS_MAX];
 	pid_t device;
 	unsigned connections;
 	size_t message;
@@ -108,6 +112,31 @@ static void wait_open(struct guest *g, unsigned n)
 	}
 }
 
+/* Relays between the two ends of a plain connection; they dial when they are dialled, and end with
+ * us. */
+static void hops_start(struct bench *b)
+{
+	(void)snprintf(b->dial_path, sizeof(b->dial_path), "%s", b->host_path);
+	for (unsigned i = 0; i < b->hops; i++) {
+		char path[sizeof(b->dial_path)];
+		(void)snprintf(
+			path, sizeof(path), "%s.hop%u", b->path, i); /* fits: tried by listen */
+		(void)unlink(path);
+		host_hop(&b->hop[i], path, b->dial_path);
+		memcpy(b->dial_path, path, sizeof(path));
+	}
+}
+
+static void move_guest(const struct bench *b, struct guest *g)
+{
+	if (!b->move)
+		return;
+	while (guest_poll(g) > 0)
+		guest_flush(g);
+	guest_flush(g);
+	guest_move(g, b->move);
+}
+
 /* ---- throughput ---- */
 
 struct window {
@@ -153,7 +182,7 @@ static void g2h(const struct bench *b)
 	struct host sink, source;
 	host_sink(&sink, b->host_path, b->connections, b->message);
 	if (!b->socket) {
-		host_source(&source, b->host_path, NULL, b->connections, b->message);
+		host_source(&source, b->dial_path, NULL, b->connections, b->message);
 		watch(b, sink.counts);
 		host_end(&source);
 	} else {
@@ -163,6 +192,7 @@ static void g2h(const struct bench *b)
 		for (unsigned i = 0; i < b->connections; i++)
 			conn[i] = guest_connect(g, HOST_PORT);
 		wait_open(g, b->connections);
+		move_guest(b, g);
 		double start = now() + WARM_UP, end = start + b->seconds;
 		for (double t; (t = now()) < end;) {
 			if (w.from == 0 && t >= start)
@@ -193,6 +223,7 @@ static void h2g(const struct bench *b)
 	struct guest *g = guest_of(b);
 	host_source(&source, b->path, b->connect_line, b->connections, b->message);
 	wait_open(g, b->connections);
+	move_guest(b, g);
 	double start = now() + WARM_UP, end = start + b->seconds;
 	for (double t; (t = now()) < end;) {
 		if (w.from == 0 && t >= start)
@@ -245,8 +276,9 @@ static void ping(const struct bench *b)
 	if (g) {
 		c = guest_connect(g, HOST_PORT);
 		wait_open(g, 1);
+		move_guest(b, g);
 	} else {
-		fd = host_connect(b->host_path, NULL);
+		fd = host_connect(b->dial_path, NULL);
 	}
 	double start = now() + WARM_UP, end = start + b->seconds, cpu = 0;
 	for (double t = now(), u; t < end && n < PINGS_MAX; t = u) {
@@ -410,7 +442,9 @@ static const char help[] =
 	"  --connections N    1\n"
 	"  --message BYTES    65536, of ping 64\n"
 	"  --rx-buffer BYTES  the guest's rx buffers: 4140, as Linux before 6.3; later 3776\n"
-	"  --seconds S        0.5\n";
+	"  --seconds S        0.5\n"
+	"  --move SOCKET      migrate to the device at this vhost-user socket before measuring\n"
+	"  --hops N           of plain sockets: through N processes that copy\n";
 
 enum {
 	OPT_PATH = 1,
@@ -420,7 +454,9 @@ enum {
 	OPT_CONNECTIONS,
 	OPT_MESSAGE,
 	OPT_RX,
-	OPT_SECONDS
+	OPT_SECONDS,
+	OPT_MOVE,
+	OPT_HOPS
 };
 
 static const struct option options[] = {
@@ -432,6 +468,8 @@ static const struct option options[] = {
 	{ "message", required_argument, NULL, OPT_MESSAGE },
 	{ "rx-buffer", required_argument, NULL, OPT_RX },
 	{ "seconds", required_argument, NULL, OPT_SECONDS },
+	{ "move", required_argument, NULL, OPT_MOVE },
+	{ "hops", required_argument, NULL, OPT_HOPS },
 	{ "help", no_argument, NULL, 'h' },
 	{ 0 },
 };
@@ -473,6 +511,12 @@ int main(int argc, char **argv)
 		case OPT_SECONDS:
 			b.seconds = atof(optarg);
 			break;
+		case OPT_MOVE:
+			b.move = optarg;
+			break;
+		case OPT_HOPS:
+			b.hops = HF_MIN((unsigned)atoi(optarg), (unsigned)HOPS_MAX);
+			break;
 		case 'h':
 			return usage(stdout, EXIT_SUCCESS);
 		default:
@@ -492,6 +536,7 @@ int main(int argc, char **argv)
 			b.message = figures[i].run == ping ? 64 : FE_PAYLOAD_MAX;
 		printf("{\"figure\":\"%s\",\"of\":\"%s\",", figures[i].name, name);
 		(void)fflush(stdout); /* the children inherit an empty buffer */
+		hops_start(&b);
 		figures[i].run(&b);
 		return EXIT_SUCCESS;
 	}
