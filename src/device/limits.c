@@ -89,13 +89,11 @@ size_t dev_limits_budget(const struct dev_vm *vm, size_t most)
 	return HF_MIN(most, (size_t)(HF_MAX(b->tokens, 0) / PACKET_BYTES) + 1);
 }
 
-uint64_t dev_limits_moved(struct dev_vm *vm)
+void dev_limits_moved(struct dev_vm *vm)
 {
 	uint64_t sum = vm->vsk.stats.rx_bytes + vm->vsk.stats.tx_bytes;
-	uint64_t moved = sum - vm->limits.counted;
-	dev_bucket_take(&vm->limits.bytes, moved);
+	dev_bucket_take(&vm->limits.bytes, sum - vm->limits.counted);
 	vm->limits.counted = sum;
-	return moved;
 }
 
 int dev_limits_own(const struct dev_vm *vm, const char *path)

@@ -26,7 +26,9 @@
 #define READ_MAX  32  /* guest buffers that one read may fill */
 #define TX_BUDGET 512 /* chains per call */
 #define RX_BUDGET 512
-#define RX_NOTIFY 16 /* buffers that the driver may work on while we fill the next */
+/* Buffers that the driver may work on while we fill the next: of Linux's buffers, this is what
+ * makes it tell of room in its window of 256 KiB, while a part of the window is left. */
+#define RX_NOTIFY 54
 
 /* Parts of a packet's header (vsock/wire.c): who sends to whom, and what. */
 #define FLOW_BYTES 24

@@ -23,8 +23,6 @@
 
 #define MEM_SLOTS 32
 
-#define BULK 16384 /* bytes moved in one turn */
-
 struct dev_tag dev_vm_tag(const struct dev_vm *vm, enum dev_what what, size_t slot, uint32_t gen)
 {
 	return (struct dev_tag){
@@ -274,10 +272,9 @@ uint64_t dev_vm_turn(struct dev_vm *vm)
 	uint64_t next_us = dev_unix_turn(vm);
 	uint64_t wait_us = vm->running ? dev_limits_wait(vm) : 0;
 	bool more = vm->running && wait_us == 0 && run_rings(vm);
+	dev_limits_moved(vm);
 	uint64_t packets = vm->vsk.stats.from_guest + vm->vsk.stats.to_guest;
-	uint64_t bytes = dev_limits_moved(vm);
-	if (packets != vm->packets_seen && bytes < BULK)
-		vm->loop->brisk = true; /* few bytes ask for an answer; many make work enough */
+	vm->loop->brisk |= packets != vm->packets_seen; /* who is spoken to may answer */
 	vm->packets_seen = packets;
 	check_maps(vm); /* after all that touches guest memory in this turn */
 	if (more && vm->running)

@@ -417,7 +417,7 @@ bool dev_limits_admit_client(struct dev_vm *vm, int fd); /* by its user */
 /* 0: packets may be moved; else when. Then how many, and afterwards: they were. */
 uint64_t dev_limits_wait(struct dev_vm *vm);
 size_t dev_limits_budget(const struct dev_vm *vm, size_t most);
-uint64_t dev_limits_moved(struct dev_vm *vm);                  /* bytes since it was last asked */
+void dev_limits_moved(struct dev_vm *vm);
 int dev_limits_own(const struct dev_vm *vm, const char *path); /* gives a socket its owner */
 
 /* ---- state.c ---- */
