@@ -138,6 +138,7 @@ void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
 		hf_list_remove(&c->dial_node);
 	c->dialling = false;
 	c->since_us = c->dial_to = 0;
+	dev_inflight_forget(vm, c);
 	c->forwarded = false;
 	if (c->sibling)
 		dev_sibling_closed(c, false);
@@ -465,6 +466,7 @@ void dev_conn_handle(struct dev_vm *vm, const struct vsk_ev *ev)
 	struct dev_conn *c = dev_conn_of(ev->conn);
 	switch (ev->kind) {
 	case VSK_EV_DIAL:
+		dev_inflight_note(vm, c);
 		if (!dev_limits_admit(vm, false, c->core.host_port, vm->vsk.n_conns)) {
 			vsk_dialled(&vm->vsk, &c->core, false);
 			dev_conn_finish(vm, c);

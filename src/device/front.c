@@ -219,6 +219,12 @@ static int apply(struct dev_vm *vm, struct vhu_event *ev, uint64_t *ret_value)
 		return dev_transfer_check(vm);
 	case VHU_RESET:
 		return reset_device(vm);
+	case VHU_INFLIGHT_GET:
+		return dev_inflight_make(
+			ev->inflight.n_queues, ev->inflight.queue_size, &vm->vhu.out_fd, ret_value);
+	case VHU_INFLIGHT_SET:
+		return dev_inflight_set(vm, ev->fds[0], ev->inflight.offset, ev->inflight.size,
+			ev->inflight.n_queues, ev->inflight.queue_size);
 	case VHU_BACKEND_FD:
 		fd_closep(&vm->backend);
 		vm->backend = fd_take(&ev->fds[0]);
@@ -266,9 +272,11 @@ static int send_output(struct dev_vm *vm)
 {
 	const void *p;
 	for (size_t n; (n = vhu_output(&vm->vhu, &p)) > 0;) {
-		ssize_t sent = unix_send_fds(vm->front, p, n, NULL, 0);
+		int *fd = &vm->vhu.out_fd;
+		ssize_t sent = unix_send_fds(vm->front, p, n, fd, *fd >= 0);
 		if (sent < 0)
 			return (int)sent;
+		fd_closep(fd);
 		vhu_sent(&vm->vhu, (size_t)sent);
 	}
 	return 0;
@@ -405,6 +413,8 @@ void dev_front_close(struct dev_vm *vm, const char *why)
 		(void)ring_stop(vm, i, &base); /* nobody asks for the base */
 		vq_init(&vm->q[i].vq, &vm->mem);
 	}
+	dev_inflight_drop(vm);
+	fd_closep(&vm->vhu.out_fd);
 	unmap_regions(&vm->mem);
 	dev_unmap(vm->log_map);
 	vm->log_map = NULL;

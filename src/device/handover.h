@@ -36,6 +36,7 @@ enum { /* kinds of sections */
 	DEV_PART_VM,
 	DEV_PART_REGION, /* from here on: of the VM that came last */
 	DEV_PART_QUEUE,
+	DEV_PART_INFLIGHT,
 	DEV_PART_HELLO,
 	DEV_PART_ENGINE,
 	DEV_PART_CONN,

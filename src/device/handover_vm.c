@@ -72,6 +72,7 @@ static void save_vhu(const struct vhu *v, struct dev_pack *p)
 	}
 	dev_pack_bytes(p, s.in, s.in_len);
 	dev_pack_bytes(p, s.out, s.out_len);
+	dev_pack_fd(p, s.out_fd);
 	dev_pack_number(p, s.n_fds);
 	for (size_t i = 0; i < s.n_fds; i++)
 		dev_pack_fd(p, s.fds[i]);
@@ -130,6 +131,17 @@ static void save_queue(const struct dev_queue *q, uint64_t index, struct dev_pac
 	dev_pack_number(p, vq->addr.used);
 	dev_pack_number(p, vq->addr.log);
 	dev_pack_number(p, vq->addr.log_gpa);
+	dev_pack_end(p);
+}
+
+static void save_inflight(const struct dev_inflight *f, struct dev_pack *p)
+{
+	if (!f->map)
+		return;
+	dev_pack_begin(p, DEV_PART_INFLIGHT);
+	save_file(p, f->map);
+	dev_pack_number(p, f->n_queues);
+	dev_pack_number(p, f->queue_size);
 	dev_pack_end(p);
 }
 
@@ -219,6 +231,7 @@ void dev_handover_save_vm(const struct dev_vm *vm, struct dev_pack *p)
 		save_region(&vm->mem.region[i], p);
 	for (size_t i = 0; i < DEV_QUEUES; i++)
 		save_queue(&vm->q[i], i, p);
+	save_inflight(&vm->inflight, p);
 	for (size_t i = 0; i < DEV_HELLOS_MAX; i++)
 		save_hello(&vm->hello[i], p);
 	save_engine(vm, p);
@@ -308,6 +321,7 @@ static int load_vhu(struct vhu *v, struct dev_unpack *u)
 	}
 	s.in = dev_unpack_bytes(u, sizeof(v->in), &s.in_len);
 	s.out = dev_unpack_bytes(u, sizeof(v->out), &s.out_len);
+	s.out_fd = dev_unpack_fd(u);
 	size_t n = dev_unpack_number(u, VHU_FDS_MAX);
 	while (s.n_fds < n && !u->error) {
 		int fd = dev_unpack_fd(u);
@@ -319,6 +333,8 @@ static int load_vhu(struct vhu *v, struct dev_unpack *u)
 	if (r < 0)
 		for (size_t i = 0; i < s.n_fds; i++)
 			fd_closep(&s.fds[i]);
+	if (r < 0)
+		fd_closep(&s.out_fd);
 	return bad(u, r);
 }
 
@@ -429,6 +445,18 @@ static int load_queue(struct dev_vm *vm, struct dev_unpack *u)
 	if (r == 0)
 		r = vq_set_base(&q->vq, base);
 	return bad(u, r);
+}
+
+static int load_inflight(struct dev_vm *vm, struct dev_unpack *u)
+{
+	HF_CLEANUP(fd_closep) int fd = dev_unpack_fd(u);
+	uint64_t offset = dev_unpack_number(u, INT64_MAX), size = dev_unpack_number(u, INT64_MAX);
+	uint16_t n_queues = (uint16_t)dev_unpack_number(u, VHU_QUEUES_MAX);
+	uint16_t queue_size = (uint16_t)dev_unpack_number(u, VQ_SIZE_MAX);
+	if (u->error || fd < 0 || n_queues == 0 || queue_size == 0)
+		return bad(u, -EBADMSG);
+	int r = dev_inflight_set(vm, fd, offset, size, n_queues, queue_size);
+	return r < 0 ? map_failed(vm, u, r) : 0;
 }
 
 static int load_hello(struct dev_vm *vm, struct dev_unpack *u)
@@ -603,6 +631,8 @@ int dev_handover_load_vm(
 		return load_region(h->vm, u);
 	case DEV_PART_QUEUE:
 		return load_queue(h->vm, u);
+	case DEV_PART_INFLIGHT:
+		return load_inflight(h->vm, u);
 	case DEV_PART_HELLO:
 		return load_hello(h->vm, u);
 	case DEV_PART_ENGINE:

@@ -83,6 +83,7 @@ void dev_sibling_dial(struct dev_vm *vm, struct dev_conn *c)
 		return;
 	}
 	pair(vm, c, to, dev_conn_of(core));
+	dev_inflight_note(to, dev_conn_of(core));
 	vsk_relay(&to->vsk, core, &c->core, false);
 	poke(to);
 }

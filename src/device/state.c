@@ -453,6 +453,7 @@ static int load_conns(struct dev_vm *vm, struct vsk_load *l)
 		bool lost = false;
 		c->fd = -1;
 		c->arrived = true;
+		dev_inflight_note(vm, c);
 		if (r == 0)
 			r = dev_state_take(vm, c, l, &to_host, &to_guest);
 		if (r == 0)

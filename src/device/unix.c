@@ -183,6 +183,7 @@ static void hello_connect(struct dev_vm *vm, struct dev_hello *h)
 	bool forwarded = h->door >= DEV_DOOR_FORWARD;
 	hello_close(vm, h);
 	struct dev_conn *c = dev_conn_of(core);
+	dev_inflight_note(vm, c);
 	c->forwarded = forwarded;
 	r = dev_conn_attach(vm, c, fd);
 	if (r < 0)

@@ -117,6 +117,7 @@ static void interrupted(struct dev_vm *vm)
 {
 	bool own_event = vq_started(&vm->q[DEV_EVENT].vq);
 	drop_all(vm, true);
+	dev_inflight_reset(vm);
 	vsk_transport_reset(&vm->vsk, vm->loop->now_us, own_event);
 	vm->stranger = !own_event; /* the event queue may still come */
 }
@@ -239,7 +240,7 @@ static void check_maps(struct dev_vm *vm)
 	if (lost == vm->lost_seen)
 		return;
 	vm->lost_seen = lost;
-	bool mine = dev_map_lost(vm->log_map);
+	bool mine = dev_map_lost(vm->log_map) || dev_map_lost(vm->inflight.map);
 	for (size_t i = 0; i < vm->mem.n; i++)
 		mine |= dev_map_lost(vm->mem.region[i].host);
 	if (mine)
@@ -349,7 +350,8 @@ static void init_vhu(struct dev_vm *vm)
 				    VSK_F_SEQPACKET | VSK_F_NO_IMPLIED_STREAM,
 			.protocol_features = VHU_P_MQ | VHU_P_LOG_SHMFD | VHU_P_REPLY_ACK |
 					     VHU_P_CONFIG | VHU_P_RESET_DEVICE | VHU_P_BACKEND_REQ |
-					     VHU_P_CONFIGURE_MEM_SLOTS | VHU_P_DEVICE_STATE,
+					     VHU_P_CONFIGURE_MEM_SLOTS | VHU_P_DEVICE_STATE |
+					     VHU_P_INFLIGHT_SHMFD,
 			.n_queues = DEV_QUEUES,
 			.queue_size_max = vm->opt->queue_size,
 			.mem_slots = MEM_SLOTS,
@@ -431,6 +433,7 @@ void dev_vm_carry_on(struct dev_vm *vm, bool running)
 		vm->unfit = NULL;
 		return;
 	}
+	dev_inflight_rewrite(vm);
 	vm->running = running;
 	vsk_resume(&vm->vsk, vm->loop->now_us);
 	if (vm->front >= 0)
@@ -462,6 +465,8 @@ void dev_vm_forget(struct dev_vm *vm)
 	for (size_t i = 0; i < vm->mem.n; i++)
 		dev_unmap(vm->mem.region[i].host);
 	dev_unmap(vm->log_map);
+	dev_inflight_drop(vm);
+	fd_closep(&vm->vhu.out_fd);
 	fd_closep(&vm->front_listen);
 	fd_closep(&vm->front);
 	fd_closep(&vm->backend);

@@ -4,6 +4,7 @@
  *
  * A VM is glue between three cores and descriptors:
  *
+ *   inflight.c what is left for a holdfastd after us
  *   front.c   the vhost-user socket: its messages become memory maps, rings and transfers
  *   ring.c    kicks: packets of the guest's tx queue go to the engine, the engine's to the rx queue
  *   conn.c    the host sockets of connections: payload straight from and to guest memory
@@ -43,6 +44,7 @@
 #include "base/ring.h"
 #include "daemon.h"
 #include "hello.h"
+#include "inflight.h"
 #include "vhostuser/vhostuser.h"
 #include "virtq/virtq.h"
 #include "vsock/vsock.h"
@@ -172,6 +174,7 @@ struct dev_vm {
 
 	struct vq_mem mem;
 	void *log_map;
+	struct dev_inflight inflight;
 	struct dev_queue q[DEV_QUEUES];
 	bool running, frozen, loaded;
 	bool left_out;   /* while frozen: the record is not for the front end's stream */

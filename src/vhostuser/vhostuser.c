@@ -17,6 +17,7 @@
  *	CONFIG		the bytes		empty payload
  *	STATE_FD	0x100: no descriptor	0x101
  *	STATE_CHECK	0			1
+ *	INFLIGHT	size, and a descriptor	size 0
  *
  * "Asked" is need_reply in the message and REPLY_ACK agreed. That is looked at after the message
  * has had its effect: SET_PROTOCOL_FEATURES which turns REPLY_ACK on is acknowledged itself, for
@@ -38,6 +39,8 @@
 #define CONFIG_CHANGE   2u /* BACKEND_CONFIG_CHANGE_MSG */
 #define REGION_BYTES    32
 #define MEM_HEADER      8 /* before the regions of both memory messages */
+#define INFLIGHT_BYTES  20
+#define INFLIGHT_PADDED 24
 #define ADDR_F_LOG      1u
 #define FILE_PAGE       4096
 #define QUEUE_INDEX_MAX 0xffffu
@@ -50,6 +53,7 @@ enum reply {
 	REPLY_CONFIG,
 	REPLY_STATE_FD,
 	REPLY_STATE_CHECK,
+	REPLY_INFLIGHT,
 };
 
 struct row {
@@ -156,6 +160,16 @@ static int reply_ack(struct vhu *v, bool failed)
 	return 0;
 }
 
+/* As long as it was asked: the description has 20 bytes, or 24 where a compiler pads it. */
+static void reply_inflight(struct vhu *v, uint64_t size)
+{
+	uint32_t n = in_size(v);
+	uint8_t *p = reply_begin(v, n);
+	memcpy(p, payload(v), n);
+	memcpy(p, &size, sizeof(size));
+	memset(p + 8, 0, 8); /* offset */
+}
+
 /* Ends the message: its reply, if it has one. See the table at the top. */
 static int finish(struct vhu *v, enum reply reply, bool failed, uint64_t value)
 {
@@ -189,6 +203,11 @@ static int finish(struct vhu *v, enum reply reply, bool failed, uint64_t value)
 		return 0;
 	case REPLY_STATE_CHECK:
 		reply_u64(v, failed);
+		return 0;
+	case REPLY_INFLIGHT:
+		if (in_size(v) < INFLIGHT_BYTES || in_size(v) > INFLIGHT_PADDED)
+			return -EPROTO; /* no such description */
+		reply_inflight(v, failed ? 0 : value);
 		return 0;
 	}
 	return -EPROTO; /* not reached: all cases return */
@@ -539,6 +558,40 @@ static const char *take_check_device_state(struct vhu *v, struct vhu_event *ev)
 	return NULL;
 }
 
+/* ---- messages: descriptors in flight ---- */
+
+static const char *read_inflight(
+	const struct vhu *v, struct vhu_event *ev, enum vhu_event_kind kind)
+{
+	const uint8_t *p = payload(v);
+	ev->inflight.size = u64_at(p);
+	ev->inflight.offset = u64_at(p + 8);
+	memcpy(&ev->inflight.n_queues, p + 16, 2);
+	memcpy(&ev->inflight.queue_size, p + 18, 2);
+	if (ev->inflight.n_queues == 0 || ev->inflight.n_queues > v->offer.n_queues)
+		return "more rings in flight than there are, or none";
+	if (ev->inflight.queue_size == 0 || ev->inflight.queue_size > v->offer.queue_size_max)
+		return "rings in flight that are larger than we serve, or empty";
+	ev->kind = kind;
+	return NULL;
+}
+
+static const char *take_get_inflight_fd(struct vhu *v, struct vhu_event *ev)
+{
+	return read_inflight(v, ev, VHU_INFLIGHT_GET);
+}
+
+static const char *take_set_inflight_fd(struct vhu *v, struct vhu_event *ev)
+{
+	const char *why = read_inflight(v, ev, VHU_INFLIGHT_SET);
+	if (why)
+		return why;
+	if (ev->inflight.size == 0 || ev->inflight.offset > INT64_MAX ||
+		ev->inflight.size > INT64_MAX - ev->inflight.offset)
+		return "empty record of what is in flight, or past the end of its file";
+	return vhu_suspended(v) ? NULL : "record of what is in flight while rings are started";
+}
+
 /* ---- the table ---- */
 
 #define U64   8, 8
@@ -579,8 +632,10 @@ static const struct row table[] = {
 	[28] = { "POSTCOPY_ADVISE", ANY, 0, REPLY_ACK, 0, NULL },
 	[29] = { "POSTCOPY_LISTEN", ANY, 0, REPLY_ACK, 0, NULL },
 	[30] = { "POSTCOPY_END", ANY, 0, REPLY_ACK, 0, NULL },
-	[31] = { "GET_INFLIGHT_FD", ANY, 0, REPLY_ACK, VHU_P_INFLIGHT_SHMFD, NULL },
-	[32] = { "SET_INFLIGHT_FD", ANY, 0, REPLY_ACK, VHU_P_INFLIGHT_SHMFD, NULL },
+	[31] = { "GET_INFLIGHT_FD", INFLIGHT_BYTES, INFLIGHT_PADDED, 0, REPLY_INFLIGHT, VHU_P_INFLIGHT_SHMFD,
+		take_get_inflight_fd },
+	[32] = { "SET_INFLIGHT_FD", INFLIGHT_BYTES, INFLIGHT_PADDED, 1, REPLY_ACK, VHU_P_INFLIGHT_SHMFD,
+		take_set_inflight_fd },
 	[33] = { "GPU_SET_SOCKET", ANY, 0, REPLY_ACK, 0, NULL },
 	[34] = { "RESET_DEVICE", EMPTY, 0, REPLY_ACK, VHU_P_RESET_DEVICE, take_reset_device },
 	[35] = { "VRING_KICK", ANY, 0, REPLY_ACK, 0, NULL },
@@ -618,7 +673,7 @@ void vhu_init(struct vhu *v, const struct vhu_offer *offer)
 {
 	hf_assert(offer->n_queues <= VHU_QUEUES_MAX);
 	hf_assert(!(offer->protocol_features & ~VHU_P_SUPPORTED));
-	*v = (struct vhu){ .offer = *offer };
+	*v = (struct vhu){ .offer = *offer, .out_fd = -1 };
 }
 
 void vhu_reset(struct vhu *v, int ret_fds[VHU_FDS_MAX], size_t *ret_n_fds)
@@ -630,6 +685,7 @@ void vhu_reset(struct vhu *v, int ret_fds[VHU_FDS_MAX], size_t *ret_n_fds)
 	memset(v->ring, 0, sizeof(v->ring));
 	v->why = NULL;
 	v->in_len = v->out_len = v->out_sent = v->n_fds = 0;
+	v->out_fd = -1;
 	v->pending = false;
 }
 
@@ -753,6 +809,7 @@ bool vhu_save(const struct vhu *v, struct vhu_saved *ret_saved)
 		.out = v->out + v->out_sent,
 		.in_len = v->in_len,
 		.out_len = v->out_len - v->out_sent,
+		.out_fd = v->out_fd,
 		.n_fds = v->n_fds };
 	memcpy(ret_saved->ring, v->ring, sizeof(v->ring));
 	memcpy(ret_saved->fds, v->fds, sizeof(v->fds));
@@ -782,6 +839,7 @@ int vhu_restore(struct vhu *v, const struct vhu_saved *s)
 		memcpy(v->out, s->out, s->out_len);
 	v->out_len = s->out_len;
 	v->out_sent = 0;
+	v->out_fd = s->out_fd;
 	v->features = s->features;
 	v->protocol_features = s->protocol_features;
 	v->status = s->status;

@@ -53,7 +53,7 @@
 #define VHU_P_SUPPORTED                                                                            \
 	(VHU_P_MQ | VHU_P_LOG_SHMFD | VHU_P_REPLY_ACK | VHU_P_BACKEND_REQ | VHU_P_CONFIG |         \
 		VHU_P_RESET_DEVICE | VHU_P_CONFIGURE_MEM_SLOTS | VHU_P_STATUS |                    \
-		VHU_P_DEVICE_STATE)
+		VHU_P_DEVICE_STATE | VHU_P_INFLIGHT_SHMFD)
 
 struct vhu_region {
 	uint64_t gpa;
@@ -83,11 +83,15 @@ enum vhu_event_kind {
 			* it once without waiting for a kick */
 	VHU_RING_CALL, /* ring.index; fds[0], or no fd: do not notify */
 	VHU_RING_ERR,  /* ring.index; fds[0], or none; may be ignored */
-	VHU_RING_ENABLE, /* ring.index, ring.value: 0 or 1 */
-	VHU_BACKEND_FD,  /* fds[0]: socket for our own requests; replaces an earlier one */
-	VHU_SET_CONFIG,  /* config: on migration only (other writes are refused here) */
-	VHU_STATE_FD,    /* state: start a transfer over fds[0]; answer before any of it is done */
-	VHU_STATE_CHECK, /* answer when the transfer is over and validated */
+	VHU_RING_ENABLE,  /* ring.index, ring.value: 0 or 1 */
+	VHU_BACKEND_FD,   /* fds[0]: socket for our own requests; replaces an earlier one */
+	VHU_SET_CONFIG,   /* config: on migration only (other writes are refused here) */
+	VHU_STATE_FD,     /* state: start a transfer over fds[0]; answer before any of it is done */
+	VHU_STATE_CHECK,  /* answer when the transfer is over and validated */
+	VHU_INFLIGHT_GET, /* inflight: make a file for these rings; answer with its size, and set
+			   * vhu.out_fd before: the front end gets it */
+	VHU_INFLIGHT_SET, /* inflight; fds[0]: what back ends leave lies there; no ring is started
+			   */
 	VHU_RESET, /* reset the device: rings are stopped and disabled, drop the connections */
 	VHU_EVENT_N_
 };
@@ -122,6 +126,10 @@ struct vhu_event {
 		struct {
 			bool load; /* false: save */
 		} state;
+		struct {
+			uint64_t size, offset;
+			uint16_t n_queues, queue_size;
+		} inflight;
 	};
 };
 
@@ -159,6 +167,7 @@ struct vhu {
 	uint64_t value; /* of the reply to a message that is answered here */
 	uint8_t out[VHU_HEADER + VHU_PAYLOAD_MAX];
 	size_t out_len, out_sent;
+	int out_fd; /* goes with the first byte of the output, and is closed then; -1: none */
 };
 
 /* What a connection has come to, for another process that goes on with it. in and out point into
@@ -170,6 +179,7 @@ struct vhu_saved {
 	struct vhu_ring ring[VHU_QUEUES_MAX];
 	const uint8_t *in, *out;
 	size_t in_len, out_len;
+	int out_fd;
 	int fds[VHU_FDS_MAX]; /* that came with it */
 	size_t n_fds;
 };
@@ -177,7 +187,7 @@ struct vhu_saved {
 void vhu_init(struct vhu *v, const struct vhu_offer *offer);
 
 /* A new connection: everything negotiated is forgotten, offer and config stay. The descriptors of
- * an unfinished message are the caller's to close. */
+ * an unfinished message are the caller's to close, and out_fd before. */
 void vhu_reset(struct vhu *v, int ret_fds[VHU_FDS_MAX], size_t *ret_n_fds);
 
 /* Saves; false while an event is unanswered, which would be lost. Restores after vhu_init(): 0, or
@@ -196,11 +206,12 @@ void vhu_room(struct vhu *v, void **ret_buf, size_t *ret_n);
  * In each case ret_ev->fds are the caller's. n_fds is at most VHU_FDS_MAX. */
 int vhu_received(struct vhu *v, size_t n, const int *fds, size_t n_fds, struct vhu_event *ret_ev);
 
-/* Answers the event: result 0 or -errno; `value` is read for VHU_RING_STOP only. Returns 0, or
- * -EPROTO when it failed and the protocol has no way to say so: close the connection. */
+/* Answers the event: result 0 or -errno; `value` is read for VHU_RING_STOP and VHU_INFLIGHT_GET.
+ * Returns 0, or -EPROTO when it failed and the protocol has no way to say so: close the connection.
+ */
 int vhu_answer(struct vhu *v, int result, uint64_t value);
 
-/* Bytes to send; returns how many there are. */
+/* Bytes to send; returns how many there are. out_fd goes along. */
 size_t vhu_output(const struct vhu *v, const void **ret_buf);
 void vhu_sent(struct vhu *v, size_t n);
 

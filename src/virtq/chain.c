@@ -135,9 +135,11 @@ int vq_pop(struct vq *vq, struct vq_chain *chains, size_t cap, struct iovec *iov
 		return -EPIPE;
 	/* What the driver may have outstanding bounds what we may hold: chains that were popped and
 	 * not pushed count as well. */
-	size_t ready = vq_available(vq);
+	struct vq_inflight *f = &vq->inflight;
+	bool again = f->n_again > 0; /* nothing else until all of these were given back */
+	size_t ready = again ? (size_t)f->n_again - f->at_again : vq_available(vq);
 	uint16_t held = (uint16_t)(vq->next_avail - vq->next_used);
-	if (ready + held > vq->size) {
+	if (!again && ready + held > vq->size) {
 		vq->broken = VQ_BROKEN_INDEX;
 		return -EPIPE;
 	}
@@ -145,7 +147,8 @@ int vq_pop(struct vq *vq, struct vq_chain *chains, size_t cap, struct iovec *iov
 	for (; n < cap && n < ready; n++) {
 		struct vq_chain *c = &chains[n];
 		size_t slot = vq->next_avail & (vq->size - 1u);
-		*c = (struct vq_chain){ .head = vq_load16(vq->avail + AVAIL_ENTRY(slot)),
+		*c = (struct vq_chain){ .head = again ? f->again[f->at_again]
+						      : vq_load16(vq->avail + AVAIL_ENTRY(slot)),
 			.iov = iov + iovs };
 		struct walk w = {
 			.vq = vq, .c = c, .cap = HF_MIN(cap_iov - iovs, (size_t)VQ_CHAIN_IOV_MAX)
@@ -158,14 +161,20 @@ int vq_pop(struct vq *vq, struct vq_chain *chains, size_t cap, struct iovec *iov
 			break;
 		}
 		iovs += (size_t)c->n_out + c->n_in;
-		vq->next_avail++;
+		if (again)
+			f->at_again++;
+		else
+			vq->next_avail++;
 	}
 	return n == 0 && vq->broken ? -EPIPE : (int)n;
 }
 
 void vq_unpop(struct vq *vq, size_t n)
 {
-	vq->next_avail = (uint16_t)(vq->next_avail - n);
+	if (vq->inflight.n_again > 0)
+		vq->inflight.at_again = (uint16_t)(vq->inflight.at_again - n);
+	else
+		vq->next_avail = (uint16_t)(vq->next_avail - n);
 }
 
 size_t vq_iov_slice(const struct iovec *iov, size_t n_iov, size_t off, size_t len,

@@ -100,6 +100,11 @@ int vq_start(struct vq *vq, unsigned flags)
 	vq->indirect = flags & VQ_START_INDIRECT;
 	vq->broken = VQ_FINE;
 	vq->next_used = vq_load16(vq->used + USED_IDX);
+	r = vq_inflight_start(vq);
+	if (r < 0) {
+		vq_stop(vq);
+		return r;
+	}
 	vq->notified_valid = false;
 	(void)vq_arm(vq); /* the caller pops in any case */
 	return 0;
@@ -143,6 +148,8 @@ void vq_push(struct vq *vq, const struct vq_chain *chains, size_t n)
 	if (!vq_started(vq) || n == 0)
 		return;
 	uint16_t from = vq->next_used;
+	if (vq->inflight.area)
+		vq_inflight_begin(vq, chains, n);
 	for (size_t i = 0; i < n; i++) {
 		uint32_t entry[2] = { htole32(chains[i].head), htole32(chains[i].written) };
 		size_t slot = vq->next_used & (vq->size - 1u);
@@ -150,6 +157,8 @@ void vq_push(struct vq *vq, const struct vq_chain *chains, size_t n)
 		vq->next_used++;
 	}
 	vq_store16_release(vq->used + USED_IDX, vq->next_used);
+	if (vq->inflight.area)
+		vq_inflight_end(vq, chains, n);
 	log_used_entries(vq, from, n);
 	log_used(vq, USED_IDX, 2);
 }

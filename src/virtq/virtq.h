@@ -96,6 +96,15 @@ struct vq_addr {
 	bool log;
 };
 
+/* inflight.c: what back ends that died had taken. */
+struct vq_inflight {
+	uint8_t *area;   /* NULL: nobody keeps it */
+	uint16_t n;      /* entries of it */
+	uint16_t *again; /* heads to be taken again first, by the caller's memory: n entries */
+	uint16_t n_again, at_again, n_given; /* of them; n_again 0: all were given back */
+	uint64_t counter;
+};
+
 struct vq {
 	struct vq_mem *mem;
 	struct vq_addr addr;
@@ -111,6 +120,7 @@ struct vq {
 	bool notified_valid; /* false after start: the next decision is "yes" */
 	bool event_idx, indirect;
 	enum vq_broken broken;
+	struct vq_inflight inflight;
 };
 
 #define VQ_START_EVENT_IDX 1u /* VIRTIO_F_EVENT_IDX was accepted */
@@ -131,6 +141,14 @@ static inline uint16_t vq_base(const struct vq *vq)
 {
 	return vq->next_avail;
 }
+
+/* vhost-user: Inflight I/O tracking. The queue's part of the front end's file, for n descriptors,
+ * and memory for n heads; NULL: none. It is 8-aligned and has vq_inflight_bytes(n) bytes, or is
+ * refused (-EINVAL); -EBUSY on a started queue. The start then takes up where the last back end
+ * died: the base is what that one's record says, and chains that it had not given back are popped
+ * first, before any other. -EINVAL at the start: n is below the queue's size. */
+size_t vq_inflight_bytes(uint16_t n);
+int vq_set_inflight(struct vq *vq, uint8_t *area, uint16_t n, uint16_t *again);
 
 /* Starts: maps the ring, reads the used index, forgets an earlier break, asks for kicks. Then pop
  * without waiting for a kick, for it may have gone to another process; the first notify decision

@@ -60,6 +60,12 @@ static inline uint16_t vq_available(const struct vq *vq)
 	return (uint16_t)(vq_load16_acquire(vq->avail + AVAIL_IDX) - vq->next_avail);
 }
 
+/* inflight.c: around the used index that gives n chains back, while an area is set; and when the
+ * queue starts: 0 or -EINVAL. */
+void vq_inflight_begin(struct vq *vq, const struct vq_chain *chains, size_t n);
+void vq_inflight_end(struct vq *vq, const struct vq_chain *chains, size_t n);
+int vq_inflight_start(struct vq *vq);
+
 /* Marks guest memory that was written through a host pointer. */
 void vq_log_host(const struct vq_mem *m, const void *p, size_t len);
 

@@ -735,6 +735,19 @@ void vsk_host_shutdown(
 		finish_if_both_ended(v, now_us, c);
 }
 
+int vsk_reset_flow(
+	struct vsk *v, uint16_t type, uint32_t peer_cid, uint32_t host_port, uint32_t guest_port)
+{
+	if (vsk_find(v, peer_cid, host_port, guest_port))
+		return 0;
+	struct vsk_conn *c = vsk_conn_new(v, type, peer_cid, host_port, guest_port, VSK_OPEN);
+	if (!c)
+		return -ENOBUFS;
+	c->held_by_device = false;
+	vsk_conn_close(v, c, true);
+	return 0;
+}
+
 void vsk_host_reset(struct vsk *v, struct vsk_conn *c)
 {
 	hf_assert(c->state != VSK_CLOSED && c->state != VSK_FREE);

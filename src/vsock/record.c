@@ -557,14 +557,12 @@ static int load_rst(struct vsk *v, const uint8_t *b)
 	uint32_t host_port = le32_at(b + RST_HOST_PORT), guest_port = le32_at(b + RST_GUEST_PORT);
 	if (vsk_find(v, peer_cid, host_port, guest_port))
 		return 0;
-	struct vsk_conn *c =
-		vsk_conn_new(v, le16_at(b + RST_TYPE), peer_cid, host_port, guest_port, VSK_OPEN);
-	if (!c)
-		return -ENOBUFS;
+	int r = vsk_reset_flow(v, le16_at(b + RST_TYPE), peer_cid, host_port, guest_port);
+	if (r < 0)
+		return r;
+	struct vsk_conn *c = vsk_find(v, peer_cid, host_port, guest_port);
 	c->buf_alloc = le32_at(b + RST_BUF_ALLOC);
 	c->fwd_cnt = le32_at(b + RST_FWD);
-	c->held_by_device = false;
-	vsk_conn_close(v, c, true);
 	return 0;
 }
 

@@ -394,6 +394,11 @@ void vsk_ask(struct vsk *v, struct vsk_conn *c);
 /* The device has done with a closed connection; its slot may be used again (gen changes). */
 void vsk_release(struct vsk *v, struct vsk_conn *c);
 
+/* Sends RST for a connection that somebody before us had, unless there is such a one. -ENOBUFS: no
+ * free slot. */
+int vsk_reset_flow(
+	struct vsk *v, uint16_t type, uint32_t peer_cid, uint32_t host_port, uint32_t guest_port);
+
 struct vsk_conn *vsk_find(
 	struct vsk *v, uint32_t peer_cid, uint32_t host_port, uint32_t guest_port);
 

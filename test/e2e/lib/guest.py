@@ -21,6 +21,7 @@ DEADLINE = 10.0  # s, for anything that is waited for
  SET_VRING_BASE, GET_VRING_BASE, SET_VRING_KICK, SET_VRING_CALL) = 1, 2, 3, 5, 6, 8, 9, 10, 11, 12, 13
 GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SET_VRING_ENABLE = 15, 16, 17, 18
 GET_CONFIG, RESET_DEVICE, SET_DEVICE_STATE_FD, CHECK_DEVICE_STATE = 24, 34, 42, 43
+GET_INFLIGHT_FD, SET_INFLIGHT_FD = 31, 32
 F_LOG_ALL, F_INDIRECT, F_EVENT_IDX, F_PROTOCOL, F_VERSION_1 = 1 << 26, 1 << 28, 1 << 29, 1 << 30, 1 << 32
 P_REPLY_ACK = 1 << 3
 
@@ -85,6 +86,7 @@ class Machine:
         os.ftruncate(self.fd, self.size)
         self.mem = mmap.mmap(self.fd, self.size)
         self.event_idx = event_idx
+        self.inflight = None  # what the back end leaves for the next one: descriptor and description
         sizes = (RX_SIZE, TX_SIZE, EVENT_SIZE)
         step = RING_PAGES * 4096
         self.rings = [Ring(self.mem, i * step, n, event_idx) for i, n in enumerate(sizes)]
@@ -99,6 +101,8 @@ class Machine:
         self.tx_free = list(range(0, TX_SIZE, 2))
 
     def close(self):
+        if self.inflight:
+            os.close(self.inflight[0])
         for ring in self.rings:
             ring.words.release()
         self.mem.close()
@@ -106,7 +110,7 @@ class Machine:
 
 
 class Front:
-    def __init__(self, path, machine, queues=2, start=True, features=0, log=False):
+    def __init__(self, path, machine, queues=2, start=True, features=0, log=False, inflight=False):
         self.m, self.n, self.log_fd = machine, queues, -1
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(DEADLINE)
@@ -120,6 +124,8 @@ class Front:
         self.protocol = self.ask(GET_PROTOCOL_FEATURES)
         self.send(SET_PROTOCOL_FEATURES, struct.pack("<Q", self.protocol))
         self.send(SET_OWNER)
+        if inflight:
+            self.keep_inflight()
         if start:
             self.start()
 
@@ -150,6 +156,16 @@ class Front:
         """Sends with need_reply; returns the answer, 0 is good."""
         self.send(request, payload, fds, flags=9)
         return struct.unpack("<Q", self.reply(request))[0]
+
+    def keep_inflight(self):
+        """The back end's own file: made by the first one, given to all that come after it."""
+        if not self.m.inflight:
+            self.send(GET_INFLIGHT_FD, struct.pack("<QQHHI", 0, 0, self.n, 64, 0))
+            head, fds, _, _ = socket.recv_fds(self.sock, 12, 1)
+            assert struct.unpack("<III", head) == (GET_INFLIGHT_FD, 5, 24)
+            self.m.inflight = fds[0], self.exactly(24)
+        fd, description = self.m.inflight
+        assert self.acked(SET_INFLIGHT_FD, description, [fd]) == 0
 
     def set_features(self, more=0):
         assert self.acked(SET_FEATURES, struct.pack("<Q", self.features | more)) == 0
@@ -298,6 +314,12 @@ class Guest:
         self.events = 0
         self.buf_alloc = 262144
         self.peers = {2}  # CIDs that may send packets
+
+    def come_back(self, path, **front):
+        """holdfastd has died: the rings go on where the device has got to."""
+        self.front.close()
+        self.m.base = [ring.u16(ring.used + 2) for ring in self.m.rings]
+        self.move(path, inflight=True, **front)
 
     def move(self, path, **front):
         """The machine goes on, behind another holdfastd."""

@@ -31,7 +31,9 @@ enum {
 	SET_BACKEND_REQ_FD = 21,
 	GET_CONFIG = 24,
 	SET_CONFIG,
+	POSTCOPY_LISTEN = 29,
 	GET_INFLIGHT_FD = 31,
+	SET_INFLIGHT_FD,
 	RESET_DEVICE = 34,
 	GET_MAX_MEM_SLOTS = 36,
 	ADD_MEM_REG,
@@ -289,7 +291,7 @@ static void test_headers_that_end_the_connection(void **state)
 	assert_nack(RESET_OWNER, put(RESET_OWNER, NEED_REPLY, big, VHU_PAYLOAD_MAX));
 	assert_nack(99, put(99, NEED_REPLY, NULL, 0));
 	assert_close(put(99, 0, NULL, 0));
-	assert_nack(GET_INFLIGHT_FD, put(GET_INFLIGHT_FD, NEED_REPLY, big, 24));
+	assert_nack(POSTCOPY_LISTEN, put(POSTCOPY_LISTEN, NEED_REPLY, big, 24));
 	assert_nack(0, put(0, NEED_REPLY, NULL, 0));
 	assert_string_equal(vhu_request_name(GET_INFLIGHT_FD), "GET_INFLIGHT_FD");
 	assert_string_equal(vhu_request_name(UINT32_MAX), "unknown");
@@ -661,6 +663,52 @@ static void test_new_connection_begins_anew(void **state)
 	assert_close(put(GET_QUEUE_NUM, 0, NULL, 0));
 }
 
+/* E5.1. The description has 20 bytes, 24 where it is padded. */
+static void test_inflight(void **state)
+{
+	(void)state;
+	uint8_t d[24] = { 0 };
+	const uint16_t two[] = { 2, 256 };
+	const int fds[] = { 5 };
+	memcpy(d + 16, two, sizeof(two));
+	for (uint32_t n = 20; n <= 24; n += 4) {
+		begin(VHU_P_INFLIGHT_SHMFD | VHU_P_REPLY_ACK);
+		assert_int_equal(put(GET_INFLIGHT_FD, 0, d, n), 1);
+		assert_int_equal(ev.kind, VHU_INFLIGHT_GET);
+		assert_int_equal(ev.inflight.n_queues, 2);
+		assert_int_equal(ev.inflight.queue_size, 256);
+		v.out_fd = 9;
+		assert_int_equal(vhu_answer(&v, 0, 8192), 0);
+		uint64_t size;
+		const uint8_t *p = reply(GET_INFLIGHT_FD, n);
+		memcpy(&size, p, sizeof(size));
+		assert_int_equal(size, 8192);
+		assert_memory_equal(p + 16, two, sizeof(two));
+		assert_int_equal(put(GET_INFLIGHT_FD, 0, d, n), 1);
+		assert_int_equal(vhu_answer(&v, -ENOMEM, 0), 0);
+		memcpy(&size, reply(GET_INFLIGHT_FD, n), sizeof(size));
+		assert_int_equal(size, 0); /* no file, and the front end does without */
+		size = 8192;
+		memcpy(d, &size, sizeof(size));
+		done(put_fds(SET_INFLIGHT_FD, NEED_REPLY, d, n, fds, 1));
+		assert_int_equal(ev.kind, VHU_INFLIGHT_SET);
+		assert_int_equal(ev.inflight.size, 8192);
+		assert_nack(SET_INFLIGHT_FD,
+			put(SET_INFLIGHT_FD, NEED_REPLY, d, n)); /* no descriptor */
+	}
+	begin(VHU_P_REPLY_ACK);
+	assert_int_equal(
+		put(GET_INFLIGHT_FD, 0, d, 24), 1); /* not agreed: none, in its own words */
+	assert_int_equal(reply(GET_INFLIGHT_FD, 24)[0], 0);
+	assert_close(put(GET_INFLIGHT_FD, NEED_REPLY, d, 8));
+	begin(VHU_P_INFLIGHT_SHMFD | VHU_P_REPLY_ACK);
+	const uint16_t bad[][2] = { { 0, 256 }, { 4, 256 }, { 2, 0 }, { 2, 2048 } };
+	for (size_t i = 0; i < HF_ARRAY_SIZE(bad); i++) {
+		memcpy(d + 16, bad[i], sizeof(bad[i]));
+		assert_nack(SET_INFLIGHT_FD, put_fds(SET_INFLIGHT_FD, NEED_REPLY, d, 20, fds, 1));
+	}
+}
+
 /* ---- another process goes on ---- */
 
 static void test_goes_on_at_every_byte(void **state)
@@ -769,6 +817,7 @@ int main(void)
 		cmocka_unit_test(test_device_state),
 		cmocka_unit_test(test_backend_channel),
 		cmocka_unit_test(test_new_connection_begins_anew),
+		cmocka_unit_test(test_inflight),
 		cmocka_unit_test(test_goes_on_at_every_byte),
 		cmocka_unit_test(test_an_answer_goes_on),
 		cmocka_unit_test(test_restore_refuses),
