@@ -6,6 +6,8 @@
 #include "host/oom.h"
 #include "keep/restore.h"
 #include "proc/monitor.h"
+#include "proc/words.h"
+#include "proc/worker.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -82,6 +84,19 @@ static void protect(void)
 			strerror(errno));
 }
 
+/* The machine has another init, which is told to end it. */
+static void switch_off(const char *command)
+{
+	size_t n = 0;
+	struct hf_err err = { 0 };
+	char **argv = agt_words_split(command, &n);
+	if (!argv || n == 0)
+		hf_error("-on-shutdown: \"%s\": no command", command);
+	else if (agt_work_run((const char *const *)argv, &err) < 0)
+		hf_error("-on-shutdown: %s", err.text);
+	free(argv);
+}
+
 /* What the agent before this one left, if there was one. */
 static int take_over(struct agt *a, struct agt_heir *h, struct hf_err *reterr)
 {
@@ -129,5 +144,7 @@ int agt_run(struct agt *a, const struct agt_flags *flags, const struct agt_keepe
 		agt_kmsg(a, flags->kmsg_level);
 	agt_monitor_start(a, flags->helpers, !flags->no_time_sync && a->init);
 	(void)uv_run(&a->loop, UV_RUN_DEFAULT); /* returns when stopped */
+	if (a->shut_down && !a->init && flags->on_shutdown)
+		switch_off(flags->on_shutdown);
 	return EXIT_SUCCESS;
 }

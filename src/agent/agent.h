@@ -39,7 +39,8 @@ struct agt {
 	size_t n_containers, n_processes, n_streams, n_workers, n_namespaces;
 	int oom_fd; /* host/oom.h */
 	uv_signal_t sigterm, sigint;
-	bool stopping; /* the virtual machine, or the agent, is to end */
+	bool shut_down; /* the host has asked for the machine's end */
+	bool stopping;  /* the virtual machine, or the agent, is to end */
 };
 
 /* Runs until stopped; returns the exit status. */

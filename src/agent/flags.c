@@ -28,6 +28,8 @@ const char agt_flags_help[] =
 	"                                    (default /etc/holdfast/modules)\n"
 	"  -helpers FILE                     programs to keep running, one command per line\n"
 	"                                    (default /etc/holdfast/helpers)\n"
+	"  -on-shutdown COMMAND              under another init: what ends the machine when the\n"
+	"                                    host asks for it (default: only the agent ends)\n"
 	"  -e PORT                           take entropy from this port of the host (1) at start\n"
 	"  -log-port PORT                    send the log to this port of the host (109)\n"
 	"  -disable-time-sync                run no chronyd\n"
@@ -60,6 +62,7 @@ static const struct flag {
 	{ "runtime", STRING, offsetof(struct agt_flags, runtime) },
 	{ "state", STRING, offsetof(struct agt_flags, state_dir) },
 	{ "modules", STRING, offsetof(struct agt_flags, modules) },
+	{ "on-shutdown", STRING, offsetof(struct agt_flags, on_shutdown) },
 	{ "e", UINT, offsetof(struct agt_flags, entropy_port) },
 	{ "log-port", UINT, offsetof(struct agt_flags, log_port) },
 	{ "helpers", STRING, offsetof(struct agt_flags, helpers) },

@@ -21,6 +21,7 @@ struct agt_flags {
 	const char *hostname;
 	const char *helpers; /* file that lists programs to keep running */
 	bool no_time_sync;
+	const char *on_shutdown; /* command that ends the machine under another init, or NULL */
 	uint64_t entropy_port, log_port; /* 0: none */
 	uint64_t kmsg_level;
 	enum hf_log_level loglevel;

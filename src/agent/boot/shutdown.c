@@ -65,6 +65,7 @@ static void look(void *arg)
 
 void agt_shutdown(struct agt *a, bool graceful)
 {
+	a->shut_down = true;
 	if (!down.timer)
 		down.timer = agt_timer_new(&a->loop, look, a);
 	if (!down.timer) {
