@@ -12,7 +12,7 @@ import time
 
 HOST, ANY, GET_LOCAL_CID = 2, 0xFFFFFFFF, 0x7B9
 SERVICE, FULL = 1024, 1025  # ports of the host: one that answers, one whose backlog is full
-LISTENS, BOUND = 5000, 6000
+LISTENS, BOUND, FIXED = 5000, 6000, 6001
 
 
 def say(what, result):
@@ -83,8 +83,9 @@ def one_change():
     unread.sendall(b"echo")
     while not tried(unread.recv, 4, socket.MSG_PEEK) == b"echo":
         pass
-    bound, fresh = vsock(), vsock()
+    bound, fixed, fresh = vsock(), vsock(), vsock()
     bound.bind((ANY, BOUND))
+    fixed.bind((cid(), FIXED))
     waiter = threading.Thread(target=dial_full)
     waiter.start()
     pid = blocked_reader(reader)
@@ -95,8 +96,9 @@ def one_change():
     waiter.join()
     say("cid", cid())
     say("bound", f"{connected(bound).getsockname()[1]}")
+    say("fixed", tried(fixed.connect, (HOST, SERVICE)))
     say("fresh", connected(fresh).getpeername()[1])
-    for s in reader, idle, unread, bound, fresh:
+    for s in reader, idle, unread, bound, fixed, fresh:
         s.close()
 
 
