@@ -32,8 +32,7 @@ static void check(const char *what, int r)
 		bench_die(what, errno);
 }
 
-/* The child returns from here, too: pid is 0 there. */
-static void start(struct host *h)
+void host_start(struct host *h)
 {
 	h->counts = mmap(NULL, sizeof(*h->counts), PROT_READ | PROT_WRITE,
 		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -216,7 +215,7 @@ static void prepare(void)
 void host_sink(struct host *h, const char *path, unsigned n, size_t message)
 {
 	int listener = listen_at(path);
-	start(h);
+	host_start(h);
 	if (h->pid == 0)
 		sink(listener, n, message, h->counts);
 	check("close", close(listener));
@@ -226,7 +225,7 @@ void host_echo(struct host *h, const char *path)
 {
 	int listener = listen_at(path);
 	prepare();
-	start(h);
+	host_start(h);
 	if (h->pid == 0)
 		echo(listener, h->counts);
 	check("close", close(listener));
@@ -235,7 +234,7 @@ void host_echo(struct host *h, const char *path)
 void host_hop(struct host *h, const char *path, const char *to)
 {
 	int listener = listen_at(path);
-	start(h);
+	host_start(h);
 	if (h->pid == 0)
 		hop(listener, to);
 	check("close", close(listener));
@@ -243,14 +242,14 @@ void host_hop(struct host *h, const char *path, const char *to)
 
 void host_source(struct host *h, const char *path, const char *line, unsigned n, size_t message)
 {
-	start(h);
+	host_start(h);
 	if (h->pid == 0)
 		source(path, line, n, message, h->counts);
 }
 
 void host_dial(struct host *h, const char *path, const char *line)
 {
-	start(h);
+	host_start(h);
 	while (h->pid == 0) {
 		check("close", close(host_connect(path, line)));
 		h->counts->ops++;

@@ -22,6 +22,9 @@ struct host {
 	struct host_counts *counts;
 };
 
+/* A process of its own, which returns from here, too: pid is 0 there. */
+void host_start(struct host *h);
+
 /* Listens on `path` and reads what comes, in pieces of `message` bytes, from n connections. */
 void host_sink(struct host *h, const char *path, unsigned n, size_t message);
 

@@ -5,6 +5,7 @@
  * Prints one JSON line. README.md has the method.
  */
 #include "base/fd.h"
+#include "floor.h"
 #include "guest.h"
 #include "host.h"
 #include <dirent.h>
@@ -35,6 +36,7 @@ struct bench {
 	size_t message;
 	uint16_t rx_bytes;
 	double seconds;
+	bool floor;
 };
 
 static double now(void)
@@ -411,18 +413,73 @@ static void many(const struct bench *b)
 	host_end(&echo);
 }
 
+/* ---- the least that any device must do ---- */
+
+static void floor_of_h2g(const struct bench *b)
+{
+	struct bench least = *b;
+	struct host source;
+	struct floor f;
+	struct window w = { 0 };
+	floor_h2g(&f, b->host_path, b->connections, b->message);
+	host_source(&source, b->host_path, NULL, b->connections, b->message);
+	least.device = f.relay.pid;
+	double start = now() + WARM_UP, end = start + b->seconds;
+	uint64_t taken = 0;
+	for (double t; (t = now()) < end; taken = floor_take(&f))
+		if (w.from == 0 && t >= start)
+			window_open(&w, &least, taken);
+	window_print(&w, &least, taken);
+	floor_end(&f);
+	host_end(&source);
+}
+
+static void floor_of_connect_g2h(const struct bench *b)
+{
+	struct bench least = *b;
+	struct host echo;
+	struct floor f;
+	host_echo(&echo, b->host_path);
+	floor_g2h_connect(&f, b->host_path);
+	least.device = f.relay.pid;
+	double start = now(), cpu = cpu_seconds(least.device);
+	uint64_t n = 0;
+	for (; now() < start + b->seconds; n++)
+		floor_ask(&f);
+	rate_print(&least, start, cpu, n);
+	floor_end(&f);
+	host_end(&echo);
+}
+
+static void floor_of_connect_h2g(const struct bench *b)
+{
+	struct bench least = *b;
+	struct host dialler;
+	struct floor f;
+	floor_h2g_connect(&f, b->host_path);
+	host_dial(&dialler, b->host_path, b->connect_line);
+	least.device = f.relay.pid;
+	double start = now(), cpu = cpu_seconds(least.device);
+	while (now() < start + b->seconds)
+		floor_answer(&f);
+	rate_print(&least, start, cpu, dialler.counts->ops);
+	host_end(&dialler);
+	floor_end(&f);
+}
+
 /* ---- */
 
 static const struct {
 	const char *name;
 	void (*run)(const struct bench *b);
+	void (*floor)(const struct bench *b); /* NULL: there is none */
 } figures[] = {
-	{ "g2h", g2h },
-	{ "h2g", h2g },
-	{ "ping", ping },
-	{ "connect-g2h", connect_g2h },
-	{ "connect-h2g", connect_h2g },
-	{ "many", many },
+	{ "g2h", g2h, NULL },
+	{ "h2g", h2g, floor_of_h2g },
+	{ "ping", ping, NULL },
+	{ "connect-g2h", connect_g2h, floor_of_connect_g2h },
+	{ "connect-h2g", connect_h2g, floor_of_connect_h2g },
+	{ "many", many, NULL },
 };
 
 static const char help[] =
@@ -436,6 +493,8 @@ static const char help[] =
 	"open connections, all echoing).\n"
 	"\n"
 	"  --path PATH        hybrid socket of the device, or where to make a Unix socket\n"
+	"  --floor            a process in the device's place that makes the system calls which\n"
+	"                     none can do without: of h2g, connect-g2h and connect-h2g\n"
 	"  --socket PATH      vhost-user socket of the device\n"
 	"  --pid PID          the device, for its processor time and memory\n"
 	"  --name TEXT        what is measured, for the JSON line\n"
@@ -448,6 +507,7 @@ static const char help[] =
 
 enum {
 	OPT_PATH = 1,
+	OPT_FLOOR,
 	OPT_SOCKET,
 	OPT_PID,
 	OPT_NAME,
@@ -461,6 +521,7 @@ enum {
 
 static const struct option options[] = {
 	{ "path", required_argument, NULL, OPT_PATH },
+	{ "floor", no_argument, NULL, OPT_FLOOR },
 	{ "socket", required_argument, NULL, OPT_SOCKET },
 	{ "pid", required_argument, NULL, OPT_PID },
 	{ "name", required_argument, NULL, OPT_NAME },
@@ -489,6 +550,10 @@ int main(int argc, char **argv)
 		switch (o) {
 		case OPT_PATH:
 			b.path = optarg;
+			break;
+		case OPT_FLOOR:
+			b.floor = true;
+			name = "floor";
 			break;
 		case OPT_SOCKET:
 			b.socket = optarg;
@@ -532,12 +597,14 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < HF_ARRAY_SIZE(figures); i++) {
 		if (strcmp(argv[optind], figures[i].name) != 0)
 			continue;
+		if (b.floor && !figures[i].floor)
+			break;
 		if (b.message == 0)
 			b.message = figures[i].run == ping ? 64 : FE_PAYLOAD_MAX;
 		printf("{\"figure\":\"%s\",\"of\":\"%s\",", figures[i].name, name);
 		(void)fflush(stdout); /* the children inherit an empty buffer */
 		hops_start(&b);
-		figures[i].run(&b);
+		(b.floor ? figures[i].floor : figures[i].run)(&b);
 		return EXIT_SUCCESS;
 	}
 	return usage(stderr, 2);
