@@ -7,11 +7,10 @@
  * What a request may do to this machine is held back where the C library is called: sockets are
  * made, looked for and removed in one folder, and AF_VSOCK is not to be had.
  */
+#include "../lib/daemon.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "device/admin.h"
-#include "device/daemon.h"
-#include "device/vm.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -26,7 +25,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static struct dev_daemon d = { .control.listen_fd = -1 };
+static struct dev_daemon d;
 static char folder[] = "/tmp/hf-fuzz-XXXXXX", control[40];
 static int record_fd;
 
@@ -80,37 +79,6 @@ int __wrap_lchown(const char *path, uid_t uid, gid_t gid)
 
 /* ---- holdfastd ---- */
 
-static void on_event(void *owner, struct dev_tag tag, uint32_t events)
-{
-	(void)owner; /* there is one */
-	if (tag.what == DEV_ON_CONTROL_LISTEN)
-		dev_control_on_listen(&d.control);
-	else if (tag.what == DEV_ON_CONTROL)
-		dev_control_on_client(&d.control, tag);
-	else if (d.vm[tag.vm])
-		dev_vm_on_event(d.vm[tag.vm], tag, events);
-}
-
-static uint64_t on_turn(void *owner)
-{
-	(void)owner; /* there is one */
-	for (size_t i = 0; i < d.n_vms; i++)
-		if (d.vm[i])
-			(void)dev_vm_turn(d.vm[i]); /* the next turn comes at once */
-	d.turn++;
-	(void)dev_control_turn(&d.control); /* likewise */
-	dev_loop_stop(&d.loop);
-	return 0;
-}
-
-static void turns(int n)
-{
-	while (n-- > 0) {
-		d.loop.stopped = false;
-		dev_loop_run(&d.loop);
-	}
-}
-
 static void leave(void)
 {
 	dev_control_close(&d.control);
@@ -130,11 +98,7 @@ static void begin_once(void)
 	int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
 	hf_assert(record_fd >= 0 && null >= 0);
 	hf_log_setup("fuzz", null, HF_LOG_ERROR, HF_LOG_TEXT);
-	d.opt.claim_timeout_ms = DEV_CLAIM_TIMEOUT_MS;
-	hf_assert(dev_loop_init(&d.loop) == 0);
-	d.loop.on_event = on_event;
-	d.loop.on_turn = on_turn;
-	d.turn = 1;
+	daemon_begin(&d);
 	hf_assert(dev_control_open(&d.control, &d, control) == 0);
 	(void)atexit(leave); /* fails only without memory */
 }
@@ -161,7 +125,7 @@ static void remove_vms(void)
 		if (d.vm[i])
 			dev_admin_remove_vm(&d, d.vm[i]);
 	d.n_vms = 0;
-	turns(1); /* their slots are free in the next */
+	daemon_turns(&d, 1); /* their slots are free in the next */
 }
 
 /* ---- requests ---- */
@@ -178,7 +142,7 @@ static void open_client(struct client *c)
 	hf_assert(unix_connect(control, &c->fd) == 0);
 	hf_assert(fd_set_nonblock(c->fd, true) == 0);
 	hf_lines_init(&c->in, DEV_CONTROL_LINE_MAX);
-	turns(1);
+	daemon_turns(&d, 1);
 }
 
 static void close_client(struct client *c)
@@ -210,7 +174,7 @@ static void read_answers(struct client *c)
 		hf_assert(hf_lines_feed(&c->in, buf, (size_t)n) == 0);
 		while (hf_lines_next(&c->in, &line) > 0)
 			check_line(c, line);
-		turns(1);
+		daemon_turns(&d, 1);
 	}
 }
 
@@ -227,10 +191,10 @@ static void ask(struct client *c, const char *line, size_t n)
 			break; /* it was sent away */
 		at += sent > 0 ? (size_t)sent : 0;
 		with &= sent <= 0;
-		turns(1);
+		daemon_turns(&d, 1);
 		read_answers(c);
 	}
-	turns(TURNS);
+	daemon_turns(&d, TURNS);
 	read_answers(c);
 }
 
@@ -261,7 +225,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		read_answers(&c[i]);
 	for (int i = 0; i < 2; i++)
 		close_client(&c[i]);
-	turns(TURNS);
+	daemon_turns(&d, TURNS);
 	remove_vms();
 	add_vm();
 	hf_assert(descriptors() == before); /* none was kept */

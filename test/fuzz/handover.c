@@ -6,11 +6,11 @@
  * they say. An empty input is that one's own record, which must be accepted.
  */
 #include "device/handover.h"
+#include "../lib/daemon.h"
 #include "../lib/frontend.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "device/admin.h"
-#include "device/daemon.h"
 #include "device/map.h"
 #include "device/vm.h"
 #include <errno.h>
@@ -32,49 +32,6 @@ static struct dev_pack record;
 static char folder[] = "/tmp/hf-fuzz-XXXXXX";
 
 /* ---- the one that runs ---- */
-
-static void on_event(void *owner, struct dev_tag tag, uint32_t events)
-{
-	struct dev_daemon *d = owner;
-	if (tag.what == DEV_ON_CONTROL_LISTEN)
-		dev_control_on_listen(&d->control);
-	else if (tag.what == DEV_ON_CONTROL)
-		dev_control_on_client(&d->control, tag);
-	else if (d->vm[tag.vm])
-		dev_vm_on_event(d->vm[tag.vm], tag, events);
-}
-
-static uint64_t on_turn(void *owner)
-{
-	struct dev_daemon *d = owner;
-	for (size_t i = 0; i < d->n_vms; i++)
-		if (d->vm[i])
-			(void)dev_vm_turn(d->vm[i]); /* the next turn comes at once */
-	d->turn++;
-	(void)dev_control_turn(&d->control); /* likewise */
-	dev_loop_stop(&d->loop);
-	return 0;
-}
-
-static void on_rest(void *owner)
-{
-	struct dev_daemon *d = owner;
-	for (size_t i = 0; i < d->n_vms; i++)
-		if (d->vm[i])
-			dev_ring_settle(d->vm[i]);
-}
-
-static void begin(struct dev_daemon *d)
-{
-	*d = (struct dev_daemon){ .control.listen_fd = -1, .link.listen_fd = -1, .taker = -1 };
-	d->opt.claim_timeout_ms = DEV_CLAIM_TIMEOUT_MS;
-	hf_assert(dev_loop_init(&d->loop) == 0);
-	d->loop.owner = d;
-	d->loop.on_event = on_event;
-	d->loop.on_turn = on_turn;
-	d->loop.on_rest = on_rest;
-	d->turn = 1;
-}
 
 static const char *path(const char *name)
 {
@@ -153,7 +110,7 @@ static void begin_once(void)
 	hf_assert(null >= 0 && mkdtemp(folder) != NULL && atexit(sweep) == 0);
 	hf_log_setup("fuzz", null, HF_LOG_ERROR, HF_LOG_TEXT);
 	hf_assert(dev_map_setup() == 0);
-	begin(&old);
+	daemon_begin(&old);
 	(void)snprintf(old.opt.control, sizeof(old.opt.control), "%s/control", folder); /* fits */
 	hf_assert(dev_control_open(&old.control, &old, old.opt.control) == 0);
 	hf_assert(dev_metrics_open(&old.metrics, &old, "") == 0);
@@ -163,10 +120,8 @@ static void begin_once(void)
 	(void)client("vsock", "CONNECT 80\nand more");
 	(void)client("vsock", "CONN"); /* waits for the rest, as long as we run */
 	(void)client("control", "{\"cmd\":\"watch\",\"vm\":\"vm\"}\n{\"cmd\":");
-	while (!__atomic_load_n(&ready, __ATOMIC_ACQUIRE) || !is_open()) {
-		old.loop.stopped = false;
-		dev_loop_run(&old.loop);
-	}
+	while (!__atomic_load_n(&ready, __ATOMIC_ACQUIRE) || !is_open())
+		daemon_turns(&old, 1);
 	(void)pthread_join(thread, NULL); /* it has said that it is done */
 	dev_handover_save(&old, &record);
 	hf_assert(record.error == 0 && record.n_fds > 8 && record.n_fds < FDS_MAX);
@@ -185,7 +140,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		hf_assert(fds[i] >= 0);
 	}
 	memcpy(numbers, fds, sizeof(numbers));
-	begin(&new);
+	daemon_begin(&new);
 	if (size == 0)
 		dev_unpack_init(&u, record.buf, record.len, fds, record.n_fds);
 	else
