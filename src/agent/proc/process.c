@@ -9,24 +9,26 @@
 #include <signal.h>
 #include <sys/syscall.h>
 
-static void answer_wait(struct agt_request *rq, uint32_t exit_code)
+static void answer_wait(struct agt_process *p, struct agt_request *rq)
 {
-	agt_answer(rq, json_pack("{s:I}", "ExitCode", (json_int_t)exit_code));
+	p->told = true;
+	agt_answer(rq, json_pack("{s:I}", "ExitCode", (json_int_t)p->exit_code));
 }
 
-/* Forgets the oldest exited processes beyond the limit; inits belong to their container. */
-static void forget_old(struct agt *a)
+/* Forgets the oldest exited processes beyond so many, of those whose exit was told, or of all;
+ * inits belong to their container. */
+static void forget_old(struct agt *a, bool told, size_t most)
 {
 	size_t exited = 0;
 	hf_list_for_each (l, &a->processes) {
 		const struct agt_process *p = HF_CONTAINER_OF(l, struct agt_process, link);
-		exited += p->state == AGT_PROCESS_EXITED && !p->init;
+		exited += p->state == AGT_PROCESS_EXITED && !p->init && p->told >= told;
 	}
 	hf_list_for_each_safe (l, &a->processes) {
 		struct agt_process *p = HF_CONTAINER_OF(l, struct agt_process, link);
-		if (exited <= AGT_EXITED_MAX)
+		if (exited <= most)
 			return;
-		if (p->state == AGT_PROCESS_EXITED && !p->init) {
+		if (p->state == AGT_PROCESS_EXITED && !p->init && p->told >= told) {
 			agt_process_free(p);
 			exited--;
 		}
@@ -44,11 +46,11 @@ static void on_drained(void *arg)
 	while (!hf_list_empty(&p->waits)) {
 		struct agt_request *rq = HF_CONTAINER_OF(p->waits.next, struct agt_request, wait);
 		hf_list_remove(&rq->wait);
-		answer_wait(rq, p->exit_code);
+		answer_wait(p, rq);
 	}
 	if (p->init)
 		agt_container_exited(p->container);
-	forget_old(a); /* may free p */
+	forget_old(a, true, AGT_EXITED_MAX); /* may free p */
 	agt_state_end(&a->state);
 }
 
@@ -76,6 +78,8 @@ static void on_exit_status(void *arg, int status)
 struct agt_process *agt_process_new(
 	struct agt *a, struct agt_container *c, bool init, struct agt_stdio *stdio, int console)
 {
+	if (a->n_processes == AGT_PROCESSES_MAX)
+		forget_old(a, false, AGT_PROCESSES_MAX / 2);
 	struct agt_process *p = a->n_processes < AGT_PROCESSES_MAX ? calloc(1, sizeof(*p)) : NULL;
 	if (!p)
 		return NULL;
@@ -246,7 +250,7 @@ void agt_process_wait(struct agt_process *p, struct agt_request *rq, uint32_t ti
 	rq->wait_pid = (uint32_t)p->pid;
 	agt_request_stage(rq, "the process", p->pid, timeout_ms == BRG_NO_TIMEOUT ? 0 : timeout_ms);
 	if (p->state == AGT_PROCESS_EXITED) {
-		answer_wait(rq, p->exit_code);
+		answer_wait(p, rq);
 		return;
 	}
 	if (timeout_ms != BRG_NO_TIMEOUT) {

@@ -6,9 +6,9 @@
  *     RUNNING --reaped--> DRAINING --output is with the host--> EXITED
  *
  * RUNNING: the pid is ours and may be signalled. DRAINING: reaped, the exit code is known and not
- * told yet. EXITED: waits are answered at once. Init stays until its container is deleted; of the
- * others the AGT_EXITED_MAX that exited last are kept, so that a wait that was lost with its
- * connection can be asked again.
+ * told yet. EXITED: waits are answered at once. Init stays until its container is deleted. The
+ * others stay until their exit was told, and of those the AGT_EXITED_MAX youngest, so that a wait
+ * that was lost with its connection can be asked again; when the table is full, half of them go.
  */
 #ifndef AGT_PROC_PROCESS_H
 #define AGT_PROC_PROCESS_H
@@ -36,6 +36,7 @@ struct agt_process {
 	pid_t pid;
 	int pidfd; /* RUNNING only; -1 when the kernel has none */
 	uint32_t exit_code;
+	bool told; /* a wait was answered with it */
 	struct agt_child child;
 	struct agt_stdio *stdio; /* may be NULL */
 	int console;             /* terminal's master side, -1: not a terminal */
