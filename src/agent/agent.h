@@ -36,7 +36,8 @@ struct agt {
 	struct hf_list resumables; /* struct agt_resume */
 	struct hf_list namespaces; /* struct agt_netns */
 	struct hf_list workers;    /* proc/worker.c */
-	size_t n_containers, n_processes, n_streams, n_workers, n_namespaces;
+	size_t n_containers, n_processes, n_streams, n_namespaces;
+	size_t n_workers, n_hung, n_work_waiting; /* proc/worker.c */
 	int oom_fd; /* host/oom.h */
 	uv_signal_t sigterm, sigint;
 	bool shut_down; /* the host has asked for the machine's end */

@@ -19,7 +19,12 @@ enum file { FILE_LOG, FILE_PID, FILE_JSON, FILE_SOCK, FILE_N_ };
 static const char *const suffix[FILE_N_] = { "log", "pid", "json", "sock" };
 
 struct running {
+	struct hf_list link; /* of agt_runtime.all, in the order of their coming */
 	struct agt *a;
+	struct agt_request *rq; /* may be NULL */
+	uint64_t began_us;      /* 0: waits */
+	char **argv;            /* waits only: a block of its own, and the words too */
+	int fd[3];              /* waits only */
 	struct agt_child child;
 	struct agt_timer *deadline;
 	char path[FILE_N_][96];
@@ -28,6 +33,8 @@ struct running {
 	agt_run_fn *fn;
 	void *arg;
 };
+
+static void start_next(void *arg);
 
 int32_t agt_runtime_hresult(const char *text)
 {
@@ -103,6 +110,12 @@ int agt_runtime_init(struct agt_runtime *rt, struct agt *a, struct hf_err *reter
 	(void)snprintf(rt->dir, sizeof(rt->dir), "%s", dir);
 	(void)snprintf(rt->root, sizeof(rt->root), "%s/runtime", dir);
 	const char *slash = strrchr(program, '/');
+	long processors = sysconf(_SC_NPROCESSORS_ONLN);
+	rt->most = (size_t)HF_MAX(2 * processors, 4);
+	hf_list_init(&rt->all);
+	rt->look = agt_timer_new(&a->loop, start_next, a);
+	if (!rt->look)
+		return hf_err_set(reterr, -ENOMEM, "no memory");
 	rt->pivots = root_has_parent();
 	rt->is_crun = !strcmp(slash ? slash + 1 : program, "crun");
 	int r = make_dir(rt->dir, reterr);
@@ -171,6 +184,13 @@ static int receive_console(int listener)
 
 static void free_running(struct running *r)
 {
+	for (size_t i = 0; r->argv && r->argv[i]; i++)
+		free(r->argv[i]);
+	free(r->argv);
+	for (int i = 0; i < 3; i++)
+		fd_closep(&r->fd[i]);
+	r->a->runtime.n_waiting -= r->began_us == 0;
+	hf_list_remove(&r->link);
 	for (int i = 0; i < FILE_N_; i++)
 		if (r->path[i][0])
 			(void)unlink(r->path[i]); /* most were never made */
@@ -207,6 +227,7 @@ static void on_ended(void *arg, int status)
 	r->fn(r->arg, &result);
 	agt_children_release(&a->children);
 	free_running(r);
+	start_next(a);
 }
 
 static void on_deadline(void *arg)
@@ -238,7 +259,8 @@ static int prepare(struct running *r, const struct agt_run *run, struct hf_err *
 		     : 0;
 }
 
-static int start(struct running *r, const struct agt_run *run, struct hf_err *reterr)
+/* The words of the command, copied; -errno. */
+static int copy_command(struct running *r, const struct agt_run *run)
 {
 	struct agt_runtime *rt = &r->a->runtime;
 	const char *argv[AGT_RUNTIME_ARGS + 20];
@@ -269,10 +291,68 @@ static int start(struct running *r, const struct agt_run *run, struct hf_err *re
 		argv[n++] = r->path[FILE_SOCK];
 	}
 	argv[n++] = run->id;
-	argv[n] = NULL;
-	struct agt_spawn s = { .argv = argv, .console = -1, .dies_with_agent = true };
-	memcpy(s.fd, run->fd, sizeof(s.fd));
-	return agt_child_spawn(&r->a->children, &s, &r->child, reterr);
+	r->argv = calloc(n + 1, sizeof(*r->argv));
+	for (size_t i = 0; r->argv && i < n; i++) {
+		r->argv[i] = strdup(argv[i]);
+		if (!r->argv[i])
+			return -ENOMEM;
+	}
+	return r->argv ? 0 : -ENOMEM;
+}
+
+static int start(struct running *r, struct hf_err *reterr)
+{
+	struct agt *a = r->a;
+	struct agt_spawn s = {
+		.argv = (const char *const *)r->argv, .console = -1, .dies_with_agent = true
+	};
+	memcpy(s.fd, r->fd, sizeof(s.fd));
+	int k = agt_child_spawn(&a->children, &s, &r->child, reterr);
+	if (k < 0)
+		return k;
+	for (int i = 0; i < 3; i++)
+		fd_closep(&r->fd[i]);
+	r->began_us = agt_now_us();
+	a->runtime.n_waiting--;
+	agt_timer_set(r->deadline, AGT_RUNTIME_DEADLINE_MS);
+	agt_request_stage(r->rq, "OCI runtime", r->child.pid, AGT_RUNTIME_DEADLINE_MS);
+	agt_children_hold(&a->children);
+	return 0;
+}
+
+/* Whether another may be started now. */
+static bool has_room(const struct agt_runtime *rt)
+{
+	uint64_t now = agt_now_us();
+	size_t young = 0;
+	hf_list_for_each (l, &rt->all) {
+		const struct running *r = HF_CONTAINER_OF(l, struct running, link);
+		young += r->began_us > 0 && now - r->began_us < AGT_RUNTIME_YOUNG_MS * 1000;
+	}
+	return young < rt->most;
+}
+
+static void start_next(void *arg)
+{
+	struct agt *a = arg;
+	struct agt_runtime *rt = &a->runtime;
+	hf_list_for_each_safe (l, &rt->all) {
+		struct running *r = HF_CONTAINER_OF(l, struct running, link);
+		struct agt_run_result result = { .hresult = BRG_E_FAIL, .console = -1 };
+		struct hf_err err = { 0 };
+		if (rt->n_waiting == 0 || !has_room(rt))
+			break;
+		if (r->began_us > 0 || start(r, &err) == 0)
+			continue;
+		result.text = err.text;
+		agt_run_fn *fn = r->fn;
+		void *fn_arg = r->arg;
+		free_running(r);
+		fn(fn_arg, &result);
+		break; /* it may have changed the list */
+	}
+	if (rt->n_waiting > 0)
+		agt_timer_set(rt->look, AGT_RUNTIME_YOUNG_MS / 4);
 }
 
 int agt_runtime_run(
@@ -281,20 +361,28 @@ int agt_runtime_run(
 	struct running *r = calloc(1, sizeof(*r));
 	if (!r)
 		return hf_err_set(reterr, -ENOMEM, "%s: no memory", a->runtime.program);
-	*r = (struct running){ .a = a, .fn = fn, .arg = arg, .console_listener = -1 };
+	*r = (struct running){ .a = a, .rq = run->rq, .fn = fn, .arg = arg, .fd = { -1, -1, -1 } };
+	r->console_listener = -1;
 	r->want_pid = run->want_pid;
 	r->want_console = run->want_console;
 	r->child.fn = on_ended;
 	r->child.arg = r;
+	hf_list_append(&a->runtime.all, &r->link);
+	a->runtime.n_waiting++;
 	int k = prepare(r, run, reterr);
-	if (k == 0)
-		k = start(r, run, reterr);
-	if (k < 0) {
-		free_running(r);
-		return k;
+	if (k == 0 && copy_command(r, run) < 0)
+		k = hf_err_set(reterr, -ENOMEM, "%s: no memory", a->runtime.program);
+	for (int i = 0; k == 0 && i < 3; i++) {
+		r->fd[i] = run->fd[i] < 0 ? -1 : fcntl(run->fd[i], F_DUPFD_CLOEXEC, 3);
+		if (run->fd[i] >= 0 && r->fd[i] < 0)
+			k = hf_err_set(
+				reterr, -errno, "%s: %s", a->runtime.program, strerror(errno));
 	}
-	agt_timer_set(r->deadline, AGT_RUNTIME_DEADLINE_MS);
-	agt_request_stage(run->rq, "OCI runtime", r->child.pid, AGT_RUNTIME_DEADLINE_MS);
-	agt_children_hold(&a->children);
-	return 0;
+	if (k == 0 && a->runtime.n_waiting == 1 && has_room(&a->runtime))
+		k = start(r, reterr);
+	else if (k == 0)
+		agt_timer_set(a->runtime.look, AGT_RUNTIME_YOUNG_MS / 4);
+	if (k < 0)
+		free_running(r);
+	return k;
 }

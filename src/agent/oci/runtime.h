@@ -3,6 +3,10 @@
  * runtime.h - runs the OCI runtime (crun or runc) as a child and says how it went.
  *
  * Each run has a number; its files are DIR/<number>.{log,pid,json,sock}, removed when it is over.
+ * Many at once cost the kernel more than one after the other, so only twice as many as there are
+ * processors are run, four at least; the next waits. One that takes longer than
+ * AGT_RUNTIME_YOUNG_MS does not count: whatever holds it up holds up nobody else.
+ *
  * While one runs, exits of pids that nobody knows yet are remembered (proc/child.h): the runtime
  * leaves processes to the agent, and they may end before their pid is read.
  */
@@ -15,6 +19,7 @@
 #include <jansson.h>
 
 #define AGT_RUNTIME_DEADLINE_MS 120000
+#define AGT_RUNTIME_YOUNG_MS    1000
 #define AGT_RUNTIME_ARGS        16
 
 struct agt;
@@ -28,6 +33,9 @@ struct agt_runtime {
 	char dir[64];  /* for the files of runs */
 	char root[80]; /* the runtime's own state */
 	uint64_t runs;
+	struct hf_list all; /* runs that are under way or wait */
+	size_t n_waiting, most;
+	struct agt_timer *look; /* while some wait: whether those that run are old by now */
 };
 
 /* How a run ended: hresult BRG_OK, or an error and its text. */
@@ -53,7 +61,8 @@ struct agt_run {
 /* Finds the program and makes the folders. */
 int agt_runtime_init(struct agt_runtime *rt, struct agt *a, struct hf_err *reterr);
 
-/* Starts a run; the callback comes in a later turn. -errno and a text when it cannot start. */
+/* Starts a run, or has it wait; the callback comes in a later turn. -errno and a text when it
+ * cannot start. */
 int agt_runtime_run(
 	struct agt *a, const struct agt_run *run, agt_run_fn *fn, void *arg, struct hf_err *reterr);
 

@@ -17,7 +17,7 @@ struct worker {
 	struct agt_work work;
 	struct agt_child child;
 	struct agt_timer *deadline;
-	int pipe;
+	int pipe; /* -1: waits for its turn */
 	uint64_t began_us;
 	bool told; /* at the deadline */
 };
@@ -30,6 +30,8 @@ static void free_worker(struct worker *w)
 	free(w);
 }
 
+static void begin_next(struct agt *a);
+
 static void on_ended(void *arg, int status)
 {
 	struct worker *w = arg;
@@ -41,8 +43,11 @@ static void on_ended(void *arg, int status)
 			agt_exit_code(status));
 	struct agt_work work = w->work;
 	bool told = w->told;
-	w->a->n_workers--;
+	struct agt *a = w->a;
+	a->n_workers--;
+	a->n_hung -= told;
 	free_worker(w);
+	begin_next(a);
 	if (!told)
 		work.done(work.arg, &err);
 }
@@ -50,13 +55,20 @@ static void on_ended(void *arg, int status)
 static void on_deadline(void *arg)
 {
 	struct worker *w = arg;
+	struct agt_work work = w->work;
 	struct hf_err err;
-	(void)kill(w->child.pid, SIGKILL); /* not reaped yet: the pid is its own */
 	(void)hf_err_set(&err, -ETIMEDOUT, "%s: no end after %d s", w->work.what,
 		AGT_WORK_DEADLINE_MS / 1000);
 	hf_error("%s (pid %d)", err.text, (int)w->child.pid);
-	w->told = true;
-	w->work.done(w->work.arg, &err);
+	if (w->pipe < 0) { /* its turn has not come */
+		w->a->n_work_waiting--;
+		free_worker(w);
+	} else {
+		(void)kill(w->child.pid, SIGKILL); /* not reaped yet: the pid is its own */
+		w->told = true;
+		w->a->n_hung++;
+	}
+	work.done(work.arg, &err);
 }
 
 /* Everything that the child is: signals as a program has them, no descriptors of the agent's. */
@@ -96,13 +108,50 @@ static pid_t start(const struct agt_work *work, int out)
 	return pid < 0 ? -errno : pid;
 }
 
-int agt_work_start(struct agt *a, const struct agt_work *work, struct hf_err *reterr)
+static int begin(struct worker *w, struct hf_err *reterr)
 {
 	int fds[2];
-	if (a->n_workers >= AGT_WORKERS_MAX)
+	const char *what = w->work.what;
+	if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
+		return hf_err_set(reterr, -errno, "%s: no pipe: %s", what, strerror(errno));
+	pid_t pid = start(&w->work, fds[1]);
+	(void)close(fds[1]);
+	w->pipe = fds[0];
+	if (pid < 0)
+		return hf_err_set(reterr, pid, "%s: no process for it: %s", what, strerror(-pid));
+	agt_child_watch(&w->a->children, &w->child, pid);
+	w->a->n_workers++;
+	agt_request_stage(w->work.rq, what, pid, AGT_WORK_DEADLINE_MS);
+	return 0;
+}
+
+/* Those that wait are begun in the order of their coming. */
+static void begin_next(struct agt *a)
+{
+	hf_list_for_each_safe (l, &a->workers) {
+		struct worker *w = HF_CONTAINER_OF(l, struct worker, link);
+		struct agt_work work = w->work;
+		struct hf_err err = { 0 };
+		if (a->n_work_waiting == 0 || a->n_workers >= AGT_WORKERS_MAX)
+			return;
+		if (w->pipe >= 0)
+			continue;
+		a->n_work_waiting--;
+		if (begin(w, &err) == 0)
+			continue;
+		free_worker(w);
+		work.done(work.arg, &err);
+		return; /* which may have changed the list; the next end comes back */
+	}
+}
+
+int agt_work_start(struct agt *a, const struct agt_work *work, struct hf_err *reterr)
+{
+	int r = 0;
+	if (a->n_hung >= AGT_WORKERS_MAX || a->n_work_waiting >= AGT_WORK_WAITING_MAX)
 		return hf_err_set(reterr, -EBUSY,
-			"%s: %d pieces of work are in progress, or hang: try again later",
-			work->what, AGT_WORKERS_MAX);
+			"%s: %zu pieces of work hang and %zu wait: try again later", work->what,
+			a->n_hung, a->n_work_waiting);
 	struct worker *w = calloc(1, sizeof(*w));
 	if (!w)
 		return hf_err_set(reterr, -ENOMEM, "%s: no memory", work->what);
@@ -112,22 +161,17 @@ int agt_work_start(struct agt *a, const struct agt_work *work, struct hf_err *re
 	w->child.fn = on_ended;
 	w->child.arg = w;
 	w->deadline = agt_timer_new(&a->loop, on_deadline, w);
-	if (!w->deadline || pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0) {
+	if (!w->deadline)
+		r = hf_err_set(reterr, -ENOMEM, "%s: no memory", work->what);
+	else if (a->n_workers < AGT_WORKERS_MAX)
+		r = begin(w, reterr);
+	else
+		a->n_work_waiting++;
+	if (r < 0) {
 		free_worker(w);
-		return hf_err_set(reterr, -ENOMEM, "%s: no memory, or no pipe", work->what);
+		return r;
 	}
-	w->pipe = fds[0];
-	pid_t pid = start(work, fds[1]);
-	(void)close(fds[1]);
-	if (pid < 0) {
-		free_worker(w);
-		return hf_err_set(
-			reterr, pid, "%s: no process for it: %s", work->what, strerror(-pid));
-	}
-	agt_child_watch(&a->children, &w->child, pid);
 	agt_timer_set(w->deadline, AGT_WORK_DEADLINE_MS);
-	a->n_workers++;
-	agt_request_stage(work->rq, work->what, pid, AGT_WORK_DEADLINE_MS);
 	return 0;
 }
 

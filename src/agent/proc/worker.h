@@ -5,7 +5,8 @@
  * The agent forks; the child calls the function on its copy of the agent's memory, writes how it
  * went into a pipe and ends. A mount or a removal that hangs holds up its own answer only: at the
  * deadline the request is refused and the child killed. A child that cannot be killed (it hangs in
- * the kernel) is counted until it goes, and at AGT_WORKERS_MAX no further work is begun.
+ * the kernel) is counted until it goes. At AGT_WORKERS_MAX further work waits its turn, within its
+ * deadline; when all of them hang it is refused.
  *
  * The child has no descriptors but 0 to 2, its pipe and `keep_fd`, and does not log.
  */
@@ -16,6 +17,7 @@
 #include <jansson.h>
 
 #define AGT_WORKERS_MAX      64
+#define AGT_WORK_WAITING_MAX 4096
 #define AGT_WORK_DEADLINE_MS 30000
 
 struct agt;
