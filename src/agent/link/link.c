@@ -161,7 +161,9 @@ static const char *why(const struct agt_link *l, int r, char *text, size_t cap)
 static void go_on(struct agt_link *l)
 {
 	char text[100];
+	l->busy = true;
 	int r = handle_frames(l);
+	l->busy = false;
 	if (l->state != AGT_LINK_UP)
 		return;
 	if (r == 1)
@@ -280,7 +282,7 @@ int agt_link_send(struct agt_link *l, uint32_t type, uint64_t id, const char *pa
 	if (l->state != AGT_LINK_UP)
 		return -ENOTCONN;
 	int r = brg_mux_put(&l->mux, type, id, payload, len);
-	if (r == 0)
-		want(l);
+	if (r == 0 && !l->busy)
+		want(l); /* not written at once: what it tells may not be in the state yet */
 	return r;
 }

@@ -42,6 +42,7 @@ struct agt_link {
 	struct brg_mux mux;
 	uint8_t *reader_mem, *mux_mem;
 	struct agt_timer *more; /* frames are left in the reader */
+	bool busy; /* frames are being handled: what they answer is written after that */
 
 	uint64_t connections; /* so far */
 	uint64_t lost_us;     /* when the last one was lost; 0: never */
