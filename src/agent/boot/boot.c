@@ -175,7 +175,7 @@ static void unescape(char *s)
 static void unmount_all(void)
 {
 	char line[4096], at[4096], source[4096];
-	char *found[MOUNTS_MAX];
+	static char *found[MOUNTS_MAX];
 	size_t n = 0;
 	FILE *f = fopen("/proc/self/mountinfo", "re");
 	while (f && n < MOUNTS_MAX && fgets(line, sizeof(line), f)) {
