@@ -324,8 +324,10 @@ void dev_conn_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iovec 
 			widen(c);
 		dev_conn_keep(vm, c, iov, n_iov, sent, len, flags);
 	}
-	if (waits(c) && has_end(c))
+	if (waits(c) && c->fd >= 0)
 		wait_for_room(vm, c);
+	else if (n == -EAGAIN && c->relay) /* a message may be whole now */
+		flush(vm, c);
 	if ((sent > 0 || (message && n == 0)) && c->core.held_by_device)
 		took(vm, c, sent);
 }
@@ -434,6 +436,10 @@ static void on_connected(struct dev_vm *vm, struct dev_conn *c)
 	log_conn(vm, c, "connected");
 	if (c->sibling) {
 		dev_sibling_connected(c);
+		return;
+	}
+	if (c->relay) {
+		dev_relay_accepted(c->relay);
 		return;
 	}
 	if (c->forwarded)

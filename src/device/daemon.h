@@ -32,9 +32,9 @@ struct dev_daemon {
 	struct dev_metrics metrics;
 	struct dev_link link;
 	bool retiring; /* VMs are gone; ends with the last relay */
-	bool poked; /* one VM has given another something to do */
-	int taker;  /* who asks to take over; -1: nobody */
-	bool given; /* all of this is another process's now */
+	bool poked;    /* one VM has given another something to do */
+	int taker;     /* who asks to take over; -1: nobody */
+	bool given;    /* all of this is another process's now */
 	struct dev_handover taken;
 };
 

@@ -233,6 +233,16 @@ struct dev_peer *dev_link_peer(struct dev_link *l, const char *address)
 	return peer_new(l, address);
 }
 
+struct dev_peer *dev_link_next(struct dev_link *l, size_t *at)
+{
+	while (*at < DEV_PEERS_MAX) {
+		struct dev_peer *p = l->peer[(*at)++];
+		if (p && p->state == DEV_PEER_UP)
+			return p;
+	}
+	return NULL;
+}
+
 void dev_link_use(struct dev_peer *p)
 {
 	p->users++;
@@ -247,10 +257,17 @@ void dev_link_unuse(struct dev_peer *p)
 void dev_link_bind(struct dev_relay *r)
 {
 	struct dev_peer *p = r->peer;
+	if (p && p->state == DEV_PEER_UP)
+		memcpy(r->peer_id, p->mux.peer, sizeof(r->peer_id));
 	if (p && p->state == DEV_PEER_UP && rs_wants_dial(&r->chan.rs) &&
 		rs_mux_open(&p->mux, &r->chan) == 0)
 		return;
 	dev_relay_unbound(r);
+}
+
+static bool same_id(const uint8_t *a, const uint8_t *b)
+{
+	return memcmp(a, b, RS_TOKEN_SIZE) == 0;
 }
 
 /* It has said who it is: the streams that wait for it go on. */
@@ -261,6 +278,10 @@ static void peer_up(struct dev_peer *p)
 	hf_info("link %s: up", p->address[0] ? p->address : "(accepted)");
 	hf_list_for_each (n, &l->relays) {
 		struct dev_relay *r = HF_CONTAINER_OF(n, struct dev_relay, all_node);
+		if (!r->peer && r->chan.rs.dials && same_id(r->peer_id, p->mux.peer)) {
+			r->peer = p; /* they have dialled us before */
+			dev_link_use(p);
+		}
 		if (r->peer == p && !r->asleep && r->chan.id == 0) {
 			dev_relay_bound(r);
 			dev_link_bind(r);
@@ -279,6 +300,7 @@ static int on_hello(struct dev_peer *p, const struct rs_mux_ev *ev)
 		return 0;
 	}
 	r->peer = p;
+	dev_link_use(p);
 	dev_relay_work(r);
 	return rs_mux_accept(&p->mux, &r->chan, ev->id);
 }
@@ -287,6 +309,8 @@ static int on_event(struct dev_peer *p, const struct rs_mux_ev *ev)
 {
 	if (ev->kind == RS_MUX_HELLO)
 		return on_hello(p, ev);
+	if (ev->kind == RS_MUX_ASK)
+		dev_relay_asked(p->link, ev->ask, ev->ask_len);
 	if (ev->kind == RS_MUX_INPUT)
 		dev_relay_work(relay_of(ev->chan));
 	return 0;
@@ -523,6 +547,13 @@ int dev_link_adopt(struct dev_link *l, struct dev_daemon *d, int fd, struct hf_e
 	int r = d->opt.link_tls[0] ? dev_tls_open(d->opt.link_tls, &l->tls, reterr) : 0;
 	if (r < 0)
 		return r;
+	for (size_t i = 0; i < d->opt.n_link_peers; i++) {
+		struct dev_peer *p = dev_link_peer(l, d->opt.link_peer[i]);
+		if (!p)
+			return hf_err_set(reterr, -EINVAL, "--link-peer %s: cannot be dialled",
+				d->opt.link_peer[i]);
+		dev_link_use(p); /* for as long as we live */
+	}
 	if (fd < 0)
 		return 0;
 	r = dev_loop_watch(&d->loop, fd, EPOLLIN, (struct dev_tag){ .what = DEV_ON_LINK_LISTEN });

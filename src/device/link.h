@@ -83,6 +83,8 @@ uint64_t dev_link_flush(struct dev_link *l);
 
 /* The peer at this address, dialled if there is none. NULL: no memory, too many, a bad address. */
 struct dev_peer *dev_link_peer(struct dev_link *l, const char *address);
+/* The next peer that is there, from index *at on, which is moved behind it; NULL: no more. */
+struct dev_peer *dev_link_next(struct dev_link *l, size_t *at);
 void dev_link_use(struct dev_peer *p);
 void dev_link_unuse(struct dev_peer *p);
 

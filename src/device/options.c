@@ -56,7 +56,7 @@ const char dev_options_help[] =
 	"                         instead of --socket\n"
 	"  --config FILE          YAML: 'vms', a list with the keys of --vm, and control, "
 	"metrics,\n"
-	"                         user, sandbox_dir, claim_timeout, link, link_tls,\n"
+	"                         user, sandbox_dir, claim_timeout, link, link_peer, link_tls,\n"
 	"                         link_timeout, poll_us, log_level, log_format\n"
 	"  --control PATH         control socket (JSON lines)\n"
 	"  --metrics WHERE        counters as Prometheus text, at a path or a TCP port of the\n"
@@ -64,6 +64,10 @@ const char dev_options_help[] =
 	"  --link WHERE           where other holdfastds reach this one, to relay connections of "
 	"VMs\n"
 	"                         that have moved: unix:/PATH, tcp:IP:PORT or tcp:[IP6]:PORT\n"
+	"  --link-peer WHERE      another holdfastd whose guests ours may reach, by groups=; may "
+	"be "
+	"given\n"
+	"                         up to 8 times, in one of the two or in both\n"
 	"  --link-tls HOW         for links over TCP: psk:FILE, or x509:CERT,KEY,CA\n"
 	"  --link-timeout TIME    how long a relayed connection lives without its link; 10s by\n"
 	"                         default\n"
@@ -198,12 +202,17 @@ static bool in_groups(const char *groups, const char *name, size_t n)
 	return false;
 }
 
-bool dev_options_share_group(const struct dev_vm_options *a, const struct dev_vm_options *b)
+bool dev_options_in_group(const struct dev_vm_options *vm, const char *groups)
 {
-	for (const char *p = a->groups; *p; p += strcspn(p, "+"), p += *p == '+')
-		if (in_groups(b->groups, p, strcspn(p, "+")))
+	for (const char *p = groups; *p; p += strcspn(p, "+"), p += *p == '+')
+		if (in_groups(vm->groups, p, strcspn(p, "+")))
 			return true;
 	return false;
+}
+
+bool dev_options_share_group(const struct dev_vm_options *a, const struct dev_vm_options *b)
+{
+	return dev_options_in_group(b, a->groups);
 }
 
 static const char *const vm_keys = "guest-cid, socket, uds-path, name, tx-buffer-size, queue-size, "
@@ -350,6 +359,7 @@ enum {
 	OPT_CONTROL,
 	OPT_CLAIM_TIMEOUT,
 	OPT_LINK,
+	OPT_LINK_PEER,
 	OPT_LINK_TLS,
 	OPT_LINK_TIMEOUT,
 	OPT_POLL_US,
@@ -384,6 +394,7 @@ static const struct option long_options[] = {
 	{ "control", required_argument, NULL, OPT_CONTROL },
 	{ "claim-timeout", required_argument, NULL, OPT_CLAIM_TIMEOUT },
 	{ "link", required_argument, NULL, OPT_LINK },
+	{ "link-peer", required_argument, NULL, OPT_LINK_PEER },
 	{ "link-tls", required_argument, NULL, OPT_LINK_TLS },
 	{ "link-timeout", required_argument, NULL, OPT_LINK_TIMEOUT },
 	{ "poll-us", required_argument, NULL, OPT_POLL_US },
@@ -459,6 +470,8 @@ static int add_vm(struct dev_options *o, const char *text, struct hf_err *reterr
 
 static int check_links(const struct dev_options *o, struct hf_err *reterr)
 {
+	if (o->n_link_peers > 0 && o->link[0] == '\0')
+		return hf_err_set(reterr, -EINVAL, "--link-peer: give --link as well");
 	if (strncmp(o->link, "tcp:", 4) == 0 && o->link_tls[0] == '\0')
 		return hf_err_set(reterr, -EINVAL,
 			"--link %s: a link that leaves the host carries nothing in the clear: give "
@@ -526,6 +539,13 @@ static int take_link(const char *text, char *ret_address, struct hf_err *reterr)
 		     : take_text("link", text, DEV_ADDRESS_MAX, ret_address, reterr);
 }
 
+static int add_link_peer(struct dev_options *o, const char *text, struct hf_err *reterr)
+{
+	if (o->n_link_peers == DEV_LINK_PEERS_MAX)
+		return hf_err_set(reterr, -EINVAL, "--link-peer: more than %d", DEV_LINK_PEERS_MAX);
+	return take_link(text, o->link_peer[o->n_link_peers++], reterr);
+}
+
 /* What a configuration file may say as well; value may be kept. */
 static int set_global(struct dev_options *o, int opt, const char *value, struct hf_err *reterr)
 {
@@ -536,6 +556,8 @@ static int set_global(struct dev_options *o, int opt, const char *value, struct 
 		return take_duration("claim-timeout", value, &o->claim_timeout_ms, reterr);
 	case OPT_LINK:
 		return take_link(value, o->link, reterr);
+	case OPT_LINK_PEER:
+		return add_link_peer(o, value, reterr);
 	case OPT_LINK_TLS:
 		return take_text("link-tls", value, DEV_LINK_TLS_MAX, o->link_tls, reterr);
 	case OPT_LINK_TIMEOUT:

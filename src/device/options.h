@@ -29,6 +29,7 @@
 #define DEV_FORWARDS_MAX         16   /* ports of forward-listen */
 #define DEV_CLAIM_TIMEOUT_MS     5000
 #define DEV_CLAIM_TIMEOUT_MS_MAX 3600000
+#define DEV_LINK_PEERS_MAX       8
 #define DEV_LINK_TLS_MAX         1024
 #define DEV_LINK_TIMEOUT_MS      10000
 #define DEV_POLL_US              32 /* shorter than what it takes to sleep and to wake up */
@@ -83,6 +84,8 @@ struct dev_options {
 	char control[DEV_PATH_MAX + 1]; /* "" when there is none */
 	char metrics[DEV_PATH_MAX + 1]; /* a path or [ADDRESS:]PORT; "" when there is none */
 	char link[DEV_ADDRESS_MAX + 1]; /* "" when there is none */
+	char link_peer[DEV_LINK_PEERS_MAX][DEV_ADDRESS_MAX + 1];
+	size_t n_link_peers;
 	char link_tls[DEV_LINK_TLS_MAX + 1];
 	unsigned claim_timeout_ms, link_timeout_ms;
 	const char *takeover; /* control socket of the holdfastd to take over from; NULL: none */
@@ -109,6 +112,9 @@ int dev_options_vm_check(struct dev_vm_options *vm, struct hf_err *reterr);
 /* -EEXIST when the two have something that two VMs must not share. */
 int dev_options_clash(
 	const struct dev_vm_options *a, const struct dev_vm_options *b, struct hf_err *reterr);
+
+/* Is it in one of these groups, "A+B"? */
+bool dev_options_in_group(const struct dev_vm_options *vm, const char *groups);
 
 /* Both are in at least one group: their guests may talk to each other. */
 bool dev_options_share_group(const struct dev_vm_options *a, const struct dev_vm_options *b);

@@ -13,6 +13,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "daemon.h"
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/random.h>
@@ -27,8 +28,27 @@
 #define READ_MIN 16384u /* room that a read from a host socket wants */
 
 /* What a head says; its value is the number of bytes behind it for the first four. */
-enum { PART = 0, WHOLE = VSK_MSG_EOM, WHOLE_EOR = VSK_MSG_EOM | VSK_MSG_EOR, FIN = 4, DEAF = 5 };
+enum {
+	PART = 0,
+	WHOLE = VSK_MSG_EOM,
+	WHOLE_EOR = VSK_MSG_EOM | VSK_MSG_EOR,
+	FIN = 4,
+	DEAF = 5,
+	READY = 6
+};
 #define VALUE_MAX 0x0fffffffu
+
+/* What is asked for, in front of the groups of the guest that dials. */
+enum {
+	ASK_TOKEN = 0,
+	ASK_FROM_CID = 16,
+	ASK_FROM_PORT = 20,
+	ASK_TO_CID = 24,
+	ASK_TO_PORT = 28,
+	ASK_TYPE = 32,
+	ASK_BYTES = 34,
+};
+static_assert(ASK_BYTES + DEV_GROUPS_MAX <= RS_MUX_ASK_MAX, "an ask fits its frame");
 
 /* In a record, in front of the address and the stream's own record. */
 enum {
@@ -176,6 +196,7 @@ static void relay_free(struct dev_relay *r)
 		dev_link_unuse(r->peer);
 	if (r->join)
 		r->join->join = NULL;
+	free(r->ask);
 	work_none(r);
 	wait_none(r);
 	hf_list_remove(&r->all_node);
@@ -279,10 +300,8 @@ static bool next_is(struct dev_relay *r, int what)
 	if (peek(r, &value) != what)
 		return false;
 	rs_take(stream(r), HEAD);
-	if (what == FIN)
-		r->fin_in = true;
-	else
-		r->deaf_in = true;
+	r->fin_in |= what == FIN;
+	r->deaf_in |= what == DEAF;
 	return true;
 }
 
@@ -402,6 +421,25 @@ static void drop_for_deaf_guest(struct dev_relay *r)
 		dev_conn_host_shut(r->vm, r->c, VSK_SHUT_SEND);
 }
 
+static void refuse(struct dev_vm *vm, struct dev_conn *c)
+{
+	vm->daemon->poked = true;
+	vsk_dialled(&vm->vsk, &c->core, false);
+	dev_conn_finish(vm, c);
+}
+
+/* This daemon does not have the guest. */
+static void ask_another(struct dev_relay *r)
+{
+	struct dev_vm *vm = r->vm;
+	struct dev_conn *c = r->c;
+	size_t next = r->next_ask;
+	c->relay = NULL;
+	relay_free(r);
+	if (dev_relay_ask(vm, c, next) < 0)
+		refuse(vm, c);
+}
+
 static void step_conn(struct dev_relay *r)
 {
 	uint32_t value;
@@ -409,10 +447,16 @@ static void step_conn(struct dev_relay *r)
 	struct dev_conn *c = r->c;
 	if (vm->frozen || r->asleep)
 		return;
+	if (!is_alive(r) && c->core.state == VSK_DIALLING && rs_state(stream(r)) == RS_UNKNOWN) {
+		ask_another(r);
+		return;
+	}
 	if (!is_alive(r)) {
 		dev_relay_expire(r, -ECONNRESET);
 		return;
 	}
+	if (c->core.state == VSK_DIALLING && next_is(r, READY))
+		vsk_dialled(&vm->vsk, &c->core, true);
 	if (c->core.state == VSK_OPEN && /* nobody will ask for what comes */
 		((c->core.guest_shut & VSK_SHUT_RCV) || (c->core.host_shut & VSK_SHUT_SEND)))
 		drop_for_deaf_guest(r);
@@ -668,8 +712,13 @@ void dev_relay_expire(struct dev_relay *r, int error)
 		dev_relay_close(r->join, false);
 	bool conn = r->kind == DEV_RELAY_CONN;
 	r->link->daemon->poked = true; /* the guest is to be told */
-	relay_free(r);
-	if (conn)
+	if (error == -ECONNRESET && r->chan.id != 0)
+		dev_relay_close(r, false); /* the other end may want an answer */
+	else
+		relay_free(r);
+	if (conn && c->core.state == VSK_DIALLING)
+		refuse(vm, c);
+	else if (conn)
 		dev_conn_failed(vm, c, error);
 }
 
@@ -763,16 +812,16 @@ bool dev_relay_dialled(struct dev_relay *r)
 	return true;
 }
 
-static bool dials(const struct dev_relay *r)
+bool dev_relay_moves(const struct dev_relay *r)
 {
-	return r && r->chan.rs.dials;
+	return r && r->chan.rs.dials && r->peer && r->peer->address[0];
 }
 
 void dev_relay_freeze(struct dev_vm *vm)
 {
 	for (struct vsk_conn *v = NULL; (v = vsk_next(&vm->vsk, v)) != NULL;) {
 		struct dev_relay *r = dev_conn_of(v)->relay;
-		if (!dials(r) || r->asleep)
+		if (!dev_relay_moves(r) || r->asleep)
 			continue;
 		r->asleep = true;
 		wait_none(r);
@@ -795,12 +844,12 @@ size_t dev_relay_record_size(const struct dev_conn *c)
 	if (!c->relay && !c->heir)
 		return 0;
 	return REC_BYTES + DEV_ADDRESS_MAX +
-	       (dials(c->relay) ? rs_save_size(&c->relay->chan.rs) : 0);
+	       (dev_relay_moves(c->relay) ? rs_save_size(&c->relay->chan.rs) : 0);
 }
 
 uint8_t *dev_relay_record(const struct dev_conn *c, size_t *ret_n)
 {
-	const struct dev_relay *r = dials(c->relay) ? c->relay : c->heir;
+	const struct dev_relay *r = dev_relay_moves(c->relay) ? c->relay : c->heir;
 	*ret_n = 0;
 	if (!r)
 		return NULL;
@@ -916,4 +965,105 @@ void dev_relay_go_on(struct dev_vm *vm, struct dev_conn *c)
 	said(r);
 	dev_link_bind(r);
 	dev_relay_work(r);
+}
+
+/* ---- guests of other daemons ---- */
+
+static uint8_t *make_ask(
+	const struct dev_vm *vm, const struct dev_conn *c, const uint8_t *token, uint16_t *ret_n)
+{
+	size_t n_groups = strlen(vm->opt->groups);
+	uint8_t *p = malloc(ASK_BYTES + n_groups);
+	if (!p)
+		return NULL;
+	memcpy(p + ASK_TOKEN, token, RS_TOKEN_SIZE);
+	le32_to(p + ASK_FROM_CID, dev_options_cid(vm->opt));
+	le32_to(p + ASK_FROM_PORT, c->core.guest_port);
+	le32_to(p + ASK_TO_CID, c->core.peer_cid);
+	le32_to(p + ASK_TO_PORT, c->core.host_port);
+	le16_to(p + ASK_TYPE, c->core.type);
+	memcpy(p + ASK_BYTES, vm->opt->groups, n_groups);
+	*ret_n = (uint16_t)(ASK_BYTES + n_groups);
+	return p;
+}
+
+int dev_relay_ask(struct dev_vm *vm, struct dev_conn *c, size_t first)
+{
+	uint8_t token[RS_TOKEN_SIZE];
+	struct dev_peer *peer = dev_link_next(&vm->daemon->link, &first);
+	if (!peer)
+		return -EHOSTUNREACH;
+	if (getrandom(token, sizeof(token), 0) != sizeof(token))
+		return -EIO;
+	int e = relay_new(vm, c, token, true, window_for(c), &c->relay);
+	if (e < 0)
+		return e;
+	struct dev_relay *r = c->relay;
+	r->kind = DEV_RELAY_CONN;
+	r->c = c;
+	r->next_ask = first;
+	r->ask = make_ask(vm, c, token, &r->chan.ask_len);
+	if (!r->ask) {
+		c->relay = NULL;
+		relay_free(r);
+		return -ENOMEM;
+	}
+	r->chan.ask = r->ask;
+	r->peer = peer;
+	dev_link_use(peer);
+	dev_link_bind(r);
+	return 0;
+}
+
+/* The VM whose guest is asked for; NULL: none that would answer. */
+static struct dev_vm *find_asked(const struct dev_daemon *d, const uint8_t *ask, const char *groups)
+{
+	struct dev_vm *found = NULL;
+	for (size_t i = 0; i < d->n_vms; i++) {
+		struct dev_vm *vm = d->vm[i];
+		if (!vm || vm->front < 0)
+			continue;
+		if (dev_options_cid(vm->opt) == le32_at(ask + ASK_FROM_CID))
+			return NULL; /* here that is another guest's */
+		if (dev_options_cid(vm->opt) == le32_at(ask + ASK_TO_CID) && !vm->frozen &&
+			dev_options_in_group(vm->opt, groups))
+			found = vm;
+	}
+	return found;
+}
+
+void dev_relay_asked(struct dev_link *l, const uint8_t *ask, size_t n)
+{
+	char groups[DEV_GROUPS_MAX + 1] = "";
+	struct vsk_conn *core;
+	uint64_t now_us = l->daemon->loop.now_us;
+	if (n <= ASK_BYTES || n - ASK_BYTES > DEV_GROUPS_MAX || dev_relay_find(l, ask))
+		return; /* malformed; or it was asked before, on a connection that is lost */
+	memcpy(groups, ask + ASK_BYTES, n - ASK_BYTES);
+	struct dev_vm *vm = find_asked(l->daemon, ask, groups);
+	uint32_t from_cid = le32_at(ask + ASK_FROM_CID);
+	uint16_t type = le16_at(ask + ASK_TYPE);
+	if (!vm || from_cid <= VSK_CID_HOST || from_cid == UINT32_MAX ||
+		(type != VSK_TYPE_STREAM && type != VSK_TYPE_SEQPACKET) ||
+		!dev_limits_admit(vm, true, le32_at(ask + ASK_TO_PORT), vm->vsk.n_conns + 1))
+		return;
+	(void)dev_vm_reserve_slots(vm, 1); /* without one the engine refuses, just below */
+	if (vsk_connect_from(&vm->vsk, now_us, type, from_cid, le32_at(ask + ASK_FROM_PORT),
+		    le32_at(ask + ASK_TO_PORT), &core) < 0)
+		return;
+	struct dev_conn *c = dev_conn_of(core);
+	if (relay_new(vm, c, ask + ASK_TOKEN, false, window_for(c), &c->relay) < 0) {
+		dev_conn_failed(vm, c, -ENOMEM);
+		return;
+	}
+	c->relay->kind = DEV_RELAY_CONN;
+	c->relay->c = c;
+	wait_for_dial(c->relay);
+}
+
+void dev_relay_accepted(struct dev_relay *r)
+{
+	put_head(r, READY, 0);
+	r->c->since_us = now(r);
+	wake(r);
 }

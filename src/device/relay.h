@@ -17,6 +17,9 @@
  * told that its token is unknown. So there is one owner, whoever dies. A VM whose host end is a
  * relay that dials moves with the stream itself: the path stays as short as it was.
  *
+ * Guests of different daemons. Whose guest dials another one that is not here asks the daemons that
+ * are linked, one after the other; the stream is there before the guest has answered, and says so.
+ *
  * The content of the stream: heads of 4 bytes, and payload behind those that announce some.
  */
 #ifndef DEVICE_RELAY_H
@@ -52,7 +55,10 @@ struct dev_relay {
 	struct hf_list wait_node; /* in link.waiting while it is not bound, until until_us */
 	uint64_t until_us;
 	bool working, waits;
-	bool asleep; /* dials when the rings run */
+	bool asleep;                    /* dials when the rings run */
+	uint8_t peer_id[RS_TOKEN_SIZE]; /* who that is, to be known again */
+	uint8_t *ask;                   /* NULL: nothing is asked for */
+	size_t next_ask;                /* the peer to ask after this one */
 
 	uint32_t slot;      /* of the tag */
 	struct dev_vm *vm;  /* CONN, HEIR */
@@ -107,6 +113,19 @@ void dev_relay_freeze(struct dev_vm *vm);
 void dev_relay_go_on(struct dev_vm *vm, struct dev_conn *c);
 /* The front end is gone. If a record was made the VM may be elsewhere: heirs take over. */
 void dev_relay_left(struct dev_vm *vm);
+
+/* ---- guests of other daemons ---- */
+
+/* Asks the linked daemons for the guest that is dialled, from the peer `first` on. 0, and it is
+ * answered later; -EHOSTUNREACH: there is none to ask. */
+int dev_relay_ask(struct dev_vm *vm, struct dev_conn *c, size_t first);
+/* A daemon asks for a guest of ours; what is refused is so when the token is dialled. */
+void dev_relay_asked(struct dev_link *l, const uint8_t *ask, size_t n);
+/* Our guest has accepted. */
+void dev_relay_accepted(struct dev_relay *r);
+
+/* Can the record say where it leads to? */
+bool dev_relay_moves(const struct dev_relay *r);
 
 /* ---- for link.c ---- */
 

@@ -76,6 +76,8 @@ void dev_sibling_dial(struct dev_vm *vm, struct dev_conn *c)
 			dev_options_cid(vm->opt), c->core.guest_port, c->core.host_port, &core);
 	}
 	if (r < 0) {
+		if (!to && vm->opt->groups[0] && dev_relay_ask(vm, c, 0) == 0)
+			return; /* another daemon may have it */
 		hf_debug("vm %s: guest port %u to %u:%u: %s", vm->opt->name, c->core.guest_port,
 			c->core.peer_cid, c->core.host_port, strerror(-r));
 		vsk_dialled(&vm->vsk, &c->core, false);

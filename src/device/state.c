@@ -81,7 +81,7 @@ const char *dev_fate_text(enum dev_fate f)
  * read stays with it. */
 static enum dev_fate relay(struct dev_vm *vm, struct dev_conn *c)
 {
-	bool moves = c->relay && c->relay->chan.rs.dials;
+	bool moves = dev_relay_moves(c->relay);
 	bool ended = c->core.state != VSK_OPEN || (c->fd < 0 && !c->relay && !c->sibling);
 	if (moves || ended)
 		return DEV_KEPT;
