@@ -143,6 +143,8 @@ void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
 	if (c->sibling)
 		dev_sibling_closed(c, false);
 	close_end(vm, c, true);
+	if (c->heir)
+		dev_relay_disown(c);
 	drop_to_host(c);
 	ring_free(&c->to_guest);
 	ring_free(&c->to_guest_ends);

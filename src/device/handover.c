@@ -52,6 +52,9 @@ static void save_daemon(const struct dev_daemon *d, struct dev_pack *p)
 	dev_pack_number(p, d->opt.link_timeout_ms);
 	dev_pack_bytes(p, d->opt.link, strlen(d->opt.link));
 	dev_pack_bytes(p, d->opt.link_tls, strlen(d->opt.link_tls));
+	dev_pack_number(p, d->opt.n_link_peers);
+	for (size_t i = 0; i < d->opt.n_link_peers; i++)
+		dev_pack_bytes(p, d->opt.link_peer[i], strlen(d->opt.link_peer[i]));
 	dev_pack_fd(p, d->link.listen_fd);
 	dev_pack_bytes(p, d->link.self, sizeof(d->link.self));
 	dev_pack_end(p);
@@ -156,6 +159,9 @@ static int load_link(struct dev_daemon *d, struct dev_unpack *u)
 	d->opt.link_timeout_ms = (unsigned)dev_unpack_number(u, UINT32_MAX);
 	dev_unpack_text(u, d->opt.link, sizeof(d->opt.link));
 	dev_unpack_text(u, d->opt.link_tls, sizeof(d->opt.link_tls));
+	d->opt.n_link_peers = (size_t)dev_unpack_number(u, DEV_LINK_PEERS_MAX);
+	for (size_t i = 0; i < d->opt.n_link_peers && !u->error; i++)
+		dev_unpack_text(u, d->opt.link_peer[i], sizeof(d->opt.link_peer[i]));
 	int fd = load_listener(u, d->opt.link);
 	const void *self = dev_unpack_bytes(u, sizeof(d->link.self), &n);
 	if (u->error || n != sizeof(d->link.self)) {

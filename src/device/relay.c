@@ -746,6 +746,14 @@ static void disinherit(struct dev_conn *c)
 	c->heir = NULL;
 }
 
+void dev_relay_disown(struct dev_conn *c)
+{
+	struct dev_relay *r = c->heir;
+	c->heir = NULL;
+	dev_relay_close(r, false);
+	wait_for_dial(r);
+}
+
 /* The host socket of the connection goes on without it. */
 static void inherit_socket(struct dev_relay *r, struct dev_conn *c)
 {

@@ -111,6 +111,8 @@ int dev_relay_load(struct dev_vm *vm, struct dev_conn *c, const void *data, size
 void dev_relay_freeze(struct dev_vm *vm);
 /* The rings run: heirs are void, relays go on. The connection may be freed. */
 void dev_relay_go_on(struct dev_vm *vm, struct dev_conn *c);
+/* The connection is reset while its VM is saved: so it is where the VM arrives. */
+void dev_relay_disown(struct dev_conn *c);
 /* The front end is gone. If a record was made the VM may be elsewhere: heirs take over. */
 void dev_relay_left(struct dev_vm *vm);
 
