@@ -34,6 +34,33 @@ static void put_family(FILE *f, struct dev_daemon *d, size_t i)
 	}
 }
 
+/* Of links, which are the daemon's and no VM's. */
+static void put_links(FILE *f, const struct dev_link *l)
+{
+	size_t up = 0;
+	for (size_t i = 0; i < DEV_PEERS_MAX; i++)
+		up += l->peer[i] && l->peer[i]->state == DEV_PEER_UP;
+	const struct {
+		const char *name, *help, *type;
+		uint64_t value;
+	} all[] = {
+		{ "links_up", "links to other daemons that are up", "gauge", up },
+		{ "relays", "connections whose ends are with different daemons", "gauge",
+			l->n_relays },
+		{ "relay_in_bytes_total", "payload that came over links", "counter", l->in_bytes },
+		{ "relay_out_bytes_total", "payload that went over links", "counter",
+			l->out_bytes },
+		{ "links_dialled_total", "attempts to make a link", "counter", l->dialled },
+		{ "links_lost_total", "links that broke", "counter", l->lost },
+		{ "links_refused_total", "peers and tokens that were refused", "counter",
+			l->refused },
+	};
+	for (size_t i = 0; i < HF_ARRAY_SIZE(all); i++)
+		fprintf(f, "# HELP holdfastd_%s %s\n# TYPE holdfastd_%s %s\nholdfastd_%s %llu\n",
+			all[i].name, all[i].help, all[i].name, all[i].type, all[i].name,
+			(unsigned long long)all[i].value);
+}
+
 static char *metrics_text(struct dev_daemon *d, size_t *ret_len)
 {
 	char *text = NULL;
@@ -48,6 +75,8 @@ static char *metrics_text(struct dev_daemon *d, size_t *ret_len)
 				put_family(f, d, i);
 			break; /* the names of all VMs are the same */
 		}
+	if (dev_link_is_open(&d->link))
+		put_links(f, &d->link);
 	fprintf(f, "# TYPE holdfastd_info gauge\nholdfastd_info{version=\"%s\"} 1\n", HF_VERSION);
 	if (fclose(f) != 0) {
 		free(text);
