@@ -194,8 +194,8 @@ struct dev_vm {
 	int host_listen[DEV_DOORS];
 	bool host_paused, front_paused; /* no descriptor or slot is free: until retry_us */
 	uint64_t retry_us;
-	size_t lost_seen;      /* dev_maps_lost() as last seen */
-	uint64_t packets_seen; /* moved either way, at the end of the last turn */
+	size_t lost_seen;               /* dev_maps_lost() as last seen */
+	uint64_t packets_seen, rx_seen; /* moved up to the end of the last turn */
 	struct dev_hello hello[DEV_HELLOS_MAX];
 
 	struct dev_transfer transfer;
