@@ -196,6 +196,8 @@ static void relay_free(struct dev_relay *r)
 		dev_link_unuse(r->peer);
 	if (r->join)
 		r->join->join = NULL;
+	if (r->home)
+		r->home->home = NULL;
 	free(r->ask);
 	work_none(r);
 	wait_none(r);
@@ -372,8 +374,8 @@ ssize_t dev_relay_read(
 			break; /* the rest has not come yet */
 		}
 	}
-	if (peek(r, &value) > WHOLE_EOR)
-		dev_relay_work(r); /* what is said next is not for the caller */
+	if (peek(r, &value) > WHOLE_EOR || r->home)
+		dev_relay_work(r); /* what is said next is not for the caller; or it was all */
 	wake(r);
 	if (n > 0 || *ret_flags)
 		return (ssize_t)n;
@@ -440,6 +442,41 @@ static void ask_another(struct dev_relay *r)
 		refuse(vm, c);
 }
 
+/* All that either end has said was taken by the other, and neither has said that it ends. */
+static bool is_still(struct dev_relay *a, struct dev_relay *b)
+{
+	bool end = a->fin_in || a->fin_out || a->deaf_in || a->deaf_out || b->fin_in ||
+		   b->fin_out || b->deaf_in || b->deaf_out;
+	return !end && a->left == 0 && b->left == 0 &&
+	       rs_tx_end(stream(a)) == rs_rx_taken(stream(b)) &&
+	       rs_tx_end(stream(b)) == rs_rx_taken(stream(a));
+}
+
+/* The VM has come back to where its application is: at the first moment at which nothing is under
+ * way the connection gets its socket back. True: it has, and the relay is gone. */
+static bool come_home(struct dev_relay *r)
+{
+	struct dev_relay *home = r->home;
+	struct dev_vm *vm = r->vm;
+	struct dev_conn *c = r->c;
+	if (!home || home->kind != DEV_RELAY_HOST || home->fd < 0 || !is_alive(r) ||
+		!is_alive(home) || c->core.state != VSK_OPEN || !is_still(r, home))
+		return false;
+	int fd = fd_take(&home->fd);
+	relay_free(home);
+	c->relay = NULL;
+	relay_free(r);
+	int e = dev_conn_attach(vm, c, fd);
+	if (e < 0) {
+		dev_conn_failed(vm, c, e);
+		return true;
+	}
+	hf_debug("vm %s: conn %u<-%u: at home again", vm->opt->name, c->core.host_port,
+		c->core.guest_port);
+	dev_conn_thaw(vm, c);
+	return true;
+}
+
 static void step_conn(struct dev_relay *r)
 {
 	uint32_t value;
@@ -471,7 +508,8 @@ static void step_conn(struct dev_relay *r)
 	if (rs_readable_end(stream(r)))
 		rs_take_end(stream(r));
 	wake(r);
-	dev_conn_thaw(vm, c);
+	if (!come_home(r))
+		dev_conn_thaw(vm, c);
 }
 
 /* ---- a host application whose VM has left ---- */
@@ -623,6 +661,8 @@ static void step_host(struct dev_relay *r)
 			fd_closep(&r->fd);
 	}
 	wake(r);
+	if (r->home)
+		dev_relay_work(r->home);
 	if (rs_over(stream(r)) || rs_state(stream(r)) == RS_UNKNOWN)
 		relay_free(r);
 	else if (!is_alive(r))
@@ -971,6 +1011,11 @@ void dev_relay_go_on(struct dev_vm *vm, struct dev_conn *c)
 	if (c->core.guest_shut & VSK_SHUT_RCV)
 		say_deaf(r);
 	said(r);
+	r->home = dev_relay_find(r->link, stream(r)->token);
+	if (r->home)
+		r->home->home = r;
+	if (come_home(r))
+		return;
 	dev_link_bind(r);
 	dev_relay_work(r);
 }

@@ -65,6 +65,7 @@ struct dev_relay {
 	struct dev_conn *c; /* CONN, HEIR */
 	int fd;             /* HOST; -1: both directions have ended */
 	struct dev_relay *join;
+	struct dev_relay *home; /* the other end of the stream, when that is here as well */
 
 	/* Of the head that was read last: bytes of it that were not, and what they are. */
 	uint32_t left;
