@@ -87,11 +87,15 @@ static struct dev_peer *peer_new(struct dev_link *l, const char *address)
 static void unbind_all(struct dev_peer *p)
 {
 	for (struct rs_chan *c; (c = rs_mux_any(&p->mux)) != NULL;) {
-		struct dev_relay *r = relay_of(c);
 		rs_mux_unbind(&p->mux, c);
-		if (p->address[0] == '\0')
-			r->peer = NULL; /* it waits to be dialled, by whatever connection */
-		dev_relay_unbound(r);
+		dev_relay_unbound(relay_of(c));
+	}
+	if (p->address[0])
+		return;
+	hf_list_for_each (n, &p->link->relays) { /* they wait for whatever connection is next */
+		struct dev_relay *r = HF_CONTAINER_OF(n, struct dev_relay, all_node);
+		if (r->peer == p)
+			r->peer = NULL;
 	}
 }
 
@@ -197,16 +201,15 @@ static void peer_dial(struct dev_peer *p)
 	int r = dev_address_parse(p->address, &a, &err);
 	hf_assert(r == 0); /* it was, when the peer was made */
 	p->fd = socket(a.sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (p->fd < 0) {
-		peer_down(p, strerror(errno));
-	} else if (connect(p->fd, (struct sockaddr *)&a.sa, a.len) == 0) {
+	r = p->fd < 0 || connect(p->fd, (struct sockaddr *)&a.sa, a.len) < 0 ? errno : 0;
+	if (r == 0) {
 		peer_connected(p);
-	} else if (errno == EINPROGRESS) {
+	} else if (r == EINPROGRESS) {
 		p->state = DEV_PEER_CONNECTING;
 		p->until_us = now(p->link) + DEV_LINK_HELLO_US;
 		watch(p, EPOLLOUT);
 	} else {
-		peer_down(p, strerror(errno));
+		peer_down(p, strerror(r));
 	}
 }
 
@@ -214,9 +217,6 @@ struct dev_peer *dev_link_peer(struct dev_link *l, const char *address)
 {
 	struct dev_address a;
 	struct hf_err err;
-	for (size_t i = 0; i < DEV_PEERS_MAX; i++)
-		if (l->peer[i] && strcmp(l->peer[i]->address, address) == 0)
-			return l->peer[i];
 	if (!dev_link_is_open(l)) {
 		hf_warn("link %s: this holdfastd has no --link: nothing is relayed", address);
 		return NULL;
@@ -225,6 +225,9 @@ struct dev_peer *dev_link_peer(struct dev_link *l, const char *address)
 		hf_warn("link: %s", err.text);
 		return NULL;
 	}
+	for (size_t i = 0; i < DEV_PEERS_MAX; i++)
+		if (l->peer[i] && strcmp(l->peer[i]->address, address) == 0)
+			return l->peer[i];
 	if (dev_address_is_tcp(&a) && !l->tls) {
 		hf_warn("link %s: this holdfastd has no --link-tls: it dials nobody in the clear",
 			address);
@@ -576,7 +579,7 @@ void dev_link_close(struct dev_link *l)
 		return; /* never opened */
 	while (!hf_list_empty(&l->relays))
 		dev_relay_expire(
-			HF_CONTAINER_OF(l->relays.next, struct dev_relay, all_node), -ECONNRESET);
+			HF_CONTAINER_OF(l->relays.next, struct dev_relay, all_node), -ESHUTDOWN);
 	for (size_t i = 0; i < DEV_PEERS_MAX; i++)
 		if (l->peer[i]) {
 			dev_tls_end(l->peer[i]->tls);

@@ -1006,6 +1006,8 @@ void dev_relay_go_on(struct dev_vm *vm, struct dev_conn *c)
 		hf_debug("vm %s: conn %u<-%u: relayed to %s", vm->opt->name, c->core.host_port,
 			c->core.guest_port, r->peer->address);
 	}
+	if (c->core.peer_cid != VSK_CID_HOST)
+		vsk_unrelay(&vm->vsk, &c->core); /* it knows the room of its sibling alone */
 	if (vsk_guest_ended(&c->core))
 		say_fin(r);
 	if (c->core.guest_shut & VSK_SHUT_RCV)

@@ -7,12 +7,14 @@
 #include <fcntl.h>
 #include <gnutls/gnutls.h>
 #include <gnutls/x509.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
 /* syscalls: sendmsg recvfrom sendto getrandom clock_gettime getpid */
 
 #define NAME_MAX_BYTES 64
+#define PATHS_MAX      1024
 #define KEY_MIN        16 /* bytes */
 #define KEY_MAX        64
 
@@ -92,8 +94,11 @@ static int load_psk(struct dev_tls *t, const char *path, struct hf_err *reterr)
 	return 0;
 }
 
-static int load_x509(struct dev_tls *t, char *files, struct hf_err *reterr)
+static int load_x509(struct dev_tls *t, const char *spec, struct hf_err *reterr)
 {
+	char copy[PATHS_MAX], *files = copy;
+	if (snprintf(copy, sizeof(copy), "%s", spec) >= (int)sizeof(copy))
+		return hf_err_set(reterr, -EINVAL, "the names of its files are too long");
 	const char *cert = strsep(&files, ","), *key = strsep(&files, ","), *ca = files;
 	if (!key || !ca)
 		return hf_err_set(reterr, -EINVAL, "want x509:CERT,KEY,CA, three PEM files");
@@ -113,15 +118,14 @@ static int load_x509(struct dev_tls *t, char *files, struct hf_err *reterr)
 int dev_tls_open(const char *spec, struct dev_tls **ret_tls, struct hf_err *reterr)
 {
 	static const char *const only = "SECURE128:-VERS-ALL:+VERS-TLS1.3:+DHE-PSK:+ECDHE-PSK";
-	HF_CLEANUP(hf_freep) char *copy = strdup(spec);
 	struct dev_tls *t = calloc(1, sizeof(*t));
 	int r = -ENOMEM;
-	if (copy && t && gnutls_priority_init(&t->priority, only, NULL) >= 0) {
-		t->psk = strncmp(copy, "psk:", 4) == 0;
+	if (t && gnutls_priority_init(&t->priority, only, NULL) >= 0) {
+		t->psk = strncmp(spec, "psk:", 4) == 0;
 		if (t->psk)
-			r = load_psk(t, copy + 4, reterr);
-		else if (strncmp(copy, "x509:", 5) == 0)
-			r = load_x509(t, copy + 5, reterr);
+			r = load_psk(t, spec + 4, reterr);
+		else if (strncmp(spec, "x509:", 5) == 0)
+			r = load_x509(t, spec + 5, reterr);
 		else
 			r = hf_err_set(
 				reterr, -EINVAL, "'%s': want psk:FILE or x509:CERT,KEY,CA", spec);
