@@ -169,6 +169,7 @@ class World:
         self.base = os.path.join(folder, "vsock")
         self.bridge_port = Port(self.base, BRIDGE)
         self.ports = {}
+        self.killed, self.may_crash = 0, False  # by the test
         self.log = open(os.path.join(folder, "agent.log"), "ab")
         self.agent = subprocess.Popen(
             [agent, "--transport", f"unix:{self.base}", "-state", os.path.join(folder, "state"),
@@ -188,6 +189,7 @@ class World:
     def kill(self):
         """SIGKILL, as it comes for want of memory. The keeper starts another."""
         pid = self.pid()
+        self.killed += 1
         os.kill(pid, signal.SIGKILL)
         eventually("another agent", lambda: self.pid() != pid)
 
@@ -200,16 +202,21 @@ class World:
         return self.ports[number]
 
     def close(self):
-        """Ends the agent; it must end well."""
+        """Ends the agent; it must end well, and must not have crashed on the way."""
         for p in [self.bridge_port, *self.ports.values()]:
             p.close()
         if self.agent.poll() is None:
             self.agent.send_signal(signal.SIGTERM)
         status = self.agent.wait(DEADLINE)
         self.log.close()
+        with open(os.path.join(self.folder, "agent.log"), "rb") as f:
+            text = f.read().decode(errors="replace")
+        crashes = text.count("the agent was killed by signal")
+        if status == 0 and not self.may_crash and crashes != self.killed:
+            print(f"the agent was killed {crashes} times, {self.killed} of them by the test")
+            status = 1
         if status != 0:
-            with open(os.path.join(self.folder, "agent.log"), "rb") as f:
-                print(f.read().decode(errors="replace")[-6000:])
+            print(text[-6000:])
         return status
 
 
