@@ -105,6 +105,12 @@ static void test_policies_and_outer_cid(void **state)
 	REFUSED("reattach, relay or reset", "--vm", "socket=/s,uds-path=/v,default=1");
 	REFUSED("needs --link", "--vm", "socket=/s,uds-path=/v,port=7:relay");
 	REFUSED("want unix:/PATH", "--vm", "socket=/s,uds-path=/v", "--link", "/run/link");
+	REFUSED("tcp:IP:PORT", "--vm", "socket=/s,uds-path=/v", "--link", "tcp:localhost:7000");
+	REFUSED("tcp:IP:PORT", "--vm", "socket=/s,uds-path=/v", "--link", "tcp:127.0.0.1:0");
+	REFUSED("tcp:IP:PORT", "--vm", "socket=/s,uds-path=/v", "--link", "tcp:127.0.0.1");
+	REFUSED("tcp:IP:PORT", "--vm", "socket=/s,uds-path=/v", "--link", "tcp:[::1]:70000");
+	REFUSED("in the clear", "--vm", "socket=/s,uds-path=/v", "--link", "tcp:[::1]:7000");
+	REFUSED("give --link as well", "--vm", "socket=/s,uds-path=/v", "--link-peer", "unix:/l");
 	REFUSED("107 bytes", "--vm", "socket=/s,uds-path=/v", "--link",
 		"unix:/0123456789012345678901234567890123456789012345678901234567890123456789012345"
 		"67890123456789012345678901234567890123456789");
