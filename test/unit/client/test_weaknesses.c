@@ -153,6 +153,7 @@ static void test_w39_a_parked_host_goes_on_by_itself(void **state)
 	world_init(&w);
 	fake_connect(&w, "new");
 	assert_int_equal(hf_guest_start(w.g, NULL, "c1"), 1);
+	world_pump(&w); /* it is sent, and lost */
 	fd_closep(&w.fd);
 	world_pump(&w);
 	assert_false(hf_guest_is_connected(w.g));
