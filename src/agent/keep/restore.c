@@ -5,6 +5,7 @@
 #include "agent/net/netns.h"
 #include "agent/rpc/handlers.h"
 #include "agent/stdio/pump.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include "bridge/protocol.h"
 #include <dirent.h>
@@ -14,8 +15,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
-#define FDS_MAX 65536
+#define FDS_MAX     65536
+#define DYING_MS    2000
+#define PATIENCE_MS 100
 
 static bool is_keepers(const struct agt_keeper *k, int fd)
 {
@@ -72,17 +76,18 @@ static bool is_kind(int fd, enum agt_heirloom kind)
 
 int agt_heir_fd(struct agt_heir *h, const json_t *number, enum agt_heirloom kind)
 {
-	if (!number || json_is_null(number) || json_integer_value(number) == -1)
-		return -1;
-	for (size_t i = 0; json_is_integer(number) && i < h->n_fds; i++) {
+	if (number && !json_is_null(number) && !json_is_integer(number))
+		agt_heir_refuse(h, "a descriptor");
+	for (size_t i = 0; number && i < h->n_fds; i++) {
 		int fd = h->fd[i];
-		if (fd != json_integer_value(number) || !is_kind(fd, kind))
+		if (!json_is_integer(number) || fd != json_integer_value(number) ||
+			!is_kind(fd, kind))
 			continue;
 		h->fd[i] = h->fd[--h->n_fds];
 		(void)fcntl(fd, F_SETFD, FD_CLOEXEC); /* an upgrade has cleared it; cannot fail */
 		return fd;
 	}
-	agt_heir_refuse(h, "a descriptor");
+	return -1;
 }
 
 static int by_number(const void *a, const void *b)
@@ -124,6 +129,57 @@ json_t *agt_heir_next(struct agt_heir *h, uint64_t *ret_number)
 		return NULL;
 	*ret_number = h->item[h->at].number;
 	return h->item[h->at++].value;
+}
+
+/* Whether a child of the keeper that the state does not name is a worker, or a run of the runtime.
+ */
+static bool is_left_over(const struct agt_heir *h, pid_t pid)
+{
+	char path[64], comm[32] = "";
+	const char *slash = strrchr(h->a->runtime.path, '/');
+	const char *runtime = slash ? slash + 1 : h->a->runtime.path;
+	const char *key;
+	json_t *v;
+	json_object_foreach (h->map, key, v) {
+		if (agt_heir_name(key, "process") &&
+			json_integer_value(json_object_get(v, "pid")) == pid)
+			return false;
+	}
+	(void)snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+	(void)fd_read_line(path, comm, sizeof(comm)); /* else it has gone */
+	return pid != getpid() && comm[0] &&
+	       (!strcmp(comm, "holdfast-agent") || !strncmp(comm, runtime, strlen(runtime)));
+}
+
+static bool end_left_over(const struct agt_heir *h, pid_t pid, bool kills)
+{
+	bool left = is_left_over(h, pid);
+	if (left && kills)
+		(void)kill(
+			pid, SIGKILL); /* the keeper's child: the number is its own till reaped */
+	return left;
+}
+
+/* What was under way dies with the agent, but not before its system call is over: what is tidied up
+ * before that would be made again. A container that was half made does not die, and the runtime may
+ * not know it: it is killed. */
+static void wait_for_the_dying(const struct agt_heir *h)
+{
+	char path[64], text[16384], *save = NULL;
+	int pid = (int)h->a->keeper->pid;
+	(void)snprintf(path, sizeof(path), "/proc/%d/task/%d/children", pid, pid);
+	for (int ms = 0; ms < DYING_MS; ms += 2) {
+		bool any = false;
+		if (fd_read_line(path, text, sizeof(text)) < 0)
+			return; /* the kernel does not tell */
+		for (char *w = strtok_r(text, " ", &save); w && !any;
+			w = strtok_r(NULL, " ", &save))
+			any = end_left_over(h, (pid_t)strtol(w, NULL, 10), ms >= PATIENCE_MS);
+		if (!any)
+			return;
+		(void)nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL); /* or shorter */
+	}
+	hf_warn("what the agent before had begun does not end");
 }
 
 /* Files of the runs that died with the agent. */
@@ -203,8 +259,9 @@ static void restore_all(struct agt_heir *h)
 void agt_heir_restore(struct agt_heir *h, json_t *map)
 {
 	struct agt *a = h->a;
-	remove_run_files(a->runtime.dir);
 	h->map = map;
+	wait_for_the_dying(h);
+	remove_run_files(a->runtime.dir);
 	if (map)
 		restore_all(h);
 	agt_session_put(&a->session); /* the instance's name */

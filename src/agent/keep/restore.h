@@ -41,8 +41,8 @@ int agt_heir_init(struct agt_heir *h, struct agt *a);
 /* Restores everything, or does not return. The map may be NULL: the agent begins anew. */
 void agt_heir_restore(struct agt_heir *h, json_t *map);
 
-/* Takes a descriptor over: -1 when the number is absent or null or -1. One that is not inherited,
- * or of another kind, refuses the state. */
+/* Takes a descriptor over; -1: there is none. A number that was closed, and is perhaps another's by
+ * now, is none as well: what an agent closes it has not always written down before it dies. */
 int agt_heir_fd(struct agt_heir *h, const json_t *number, enum agt_heirloom kind);
 
 /* The values of KIND/NUMBER, by ascending number; NULL at the end. */
@@ -52,7 +52,8 @@ json_t *agt_heir_next(struct agt_heir *h, uint64_t *ret_number);
 /* What follows KIND/ in the key; NULL: it is of another kind. */
 const char *agt_heir_name(const char *key, const char *kind);
 
-/* Refuses the state; does not return. (Callers return after it where a checker does not see that.) */
+/* Refuses the state; does not return. (Callers return after it where a checker does not see that.)
+ */
 _Noreturn void agt_heir_refuse(struct agt_heir *h, const char *what);
 
 #endif

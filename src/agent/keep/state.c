@@ -189,8 +189,7 @@ int agt_state_open(struct agt_state *s, const char *dir, uint64_t keeper, bool d
 	return r < 0 ? hf_err_set(reterr, r, "%s: %s", s->path, strerror(-r)) : 0;
 }
 
-/* Writes what was put. */
-static void flush(struct agt_state *s)
+void agt_state_flush(struct agt_state *s)
 {
 	struct hf_err err = { 0 };
 	json_t *map = NULL;
@@ -223,7 +222,7 @@ void agt_state_put(struct agt_state *s, const char *kind, const char *name, json
 	if (json_object_set_new(s->batch, key, value ? value : json_null()) < 0)
 		give_up(s, -ENOMEM);
 	else if (s->depth == 0)
-		flush(s);
+		agt_state_flush(s);
 }
 
 void agt_state_put_n(struct agt_state *s, const char *kind, uint64_t name, json_t *value)
@@ -242,5 +241,5 @@ void agt_state_begin(struct agt_state *s)
 void agt_state_end(struct agt_state *s)
 {
 	if (s && --s->depth == 0)
-		flush(s);
+		agt_state_flush(s);
 }

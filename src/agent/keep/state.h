@@ -48,6 +48,9 @@ void agt_state_put_n(struct agt_state *s, const char *kind, uint64_t name, json_
 void agt_state_begin(struct agt_state *s);
 void agt_state_end(struct agt_state *s);
 
+/* What was put until now, also within a batch: before something is begun that would need it. */
+void agt_state_flush(struct agt_state *s);
+
 static inline bool agt_state_kept(const struct agt_state *s)
 {
 	return s->fd >= 0;

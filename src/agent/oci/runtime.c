@@ -28,7 +28,7 @@ struct running {
 	struct agt_child child;
 	struct agt_timer *deadline;
 	char path[FILE_N_][96];
-	bool want_pid, want_console;
+	bool want_pid, want_console, has_json, outlives_agent;
 	int console_listener;
 	agt_run_fn *fn;
 	void *arg;
@@ -59,16 +59,21 @@ int32_t agt_runtime_hresult(const char *text)
 	return BRG_E_FAIL;
 }
 
-static bool in_path(const char *program)
+/* The program's file; a name with a slash is one. */
+static bool find_program(const char *program, char *at, size_t cap)
 {
-	char copy[1024], at[1200], *save = NULL;
+	char copy[1024], *save = NULL;
 	const char *path = getenv("PATH");
+	(void)snprintf(at, cap, "%s", program);
+	if (strchr(program, '/'))
+		return true;
 	(void)snprintf(copy, sizeof(copy), "%s", path ? path : "/usr/sbin:/usr/bin:/sbin:/bin");
 	for (char *d = strtok_r(copy, ":", &save); d; d = strtok_r(NULL, ":", &save)) {
-		(void)snprintf(at, sizeof(at), "%s/%s", d, program);
-		if (access(at, X_OK) == 0)
+		int n = snprintf(at, cap, "%s/%s", d, program);
+		if (n > 0 && (size_t)n < cap && access(at, X_OK) == 0)
 			return true;
 	}
+	(void)snprintf(at, cap, "%s", program); /* each run says that it is not there */
 	return false;
 }
 
@@ -101,12 +106,17 @@ int agt_runtime_init(struct agt_runtime *rt, struct agt *a, struct hf_err *reter
 	const char *program = a->flags->runtime;
 	*rt = (struct agt_runtime){ .a = a };
 	if (!program)
-		program = in_path("crun") || !in_path("runc") ? "crun" : "runc";
+		program = find_program("crun", rt->path, sizeof(rt->path)) ||
+					  !find_program("runc", rt->path, sizeof(rt->path))
+				  ? "crun"
+				  : "runc";
 	if (strlen(program) >= sizeof(rt->program) || strlen(dir) >= sizeof(rt->dir))
 		return hf_err_set(reterr, -ENAMETOOLONG,
 			"-runtime or -state: at most %zu and %zu bytes", sizeof(rt->program) - 1,
 			sizeof(rt->dir) - 1);
 	(void)snprintf(rt->program, sizeof(rt->program), "%s", program);
+	(void)find_program(
+		program, rt->path, sizeof(rt->path)); /* a run says when it is not there */
 	(void)snprintf(rt->dir, sizeof(rt->dir), "%s", dir);
 	(void)snprintf(rt->root, sizeof(rt->root), "%s/runtime", dir);
 	const char *slash = strrchr(program, '/');
@@ -191,9 +201,10 @@ static void free_running(struct running *r)
 		fd_closep(&r->fd[i]);
 	r->a->runtime.n_waiting -= r->began_us == 0;
 	hf_list_remove(&r->link);
+	const bool made[FILE_N_] = { true, r->want_pid, r->has_json, r->want_console };
 	for (int i = 0; i < FILE_N_; i++)
-		if (r->path[i][0])
-			(void)unlink(r->path[i]); /* most were never made */
+		if (made[i] && r->path[i][0])
+			(void)unlink(r->path[i]); /* a run that failed early made none */
 	fd_closep(&r->console_listener);
 	agt_timer_free(r->deadline);
 	free(r);
@@ -265,7 +276,7 @@ static int copy_command(struct running *r, const struct agt_run *run)
 	struct agt_runtime *rt = &r->a->runtime;
 	const char *argv[AGT_RUNTIME_ARGS + 20];
 	size_t n = 0;
-	argv[n++] = rt->program;
+	argv[n++] = rt->path;
 	argv[n++] = "--log";
 	argv[n++] = r->path[FILE_LOG];
 	argv[n++] = "--log-format";
@@ -303,9 +314,9 @@ static int copy_command(struct running *r, const struct agt_run *run)
 static int start(struct running *r, struct hf_err *reterr)
 {
 	struct agt *a = r->a;
-	struct agt_spawn s = {
-		.argv = (const char *const *)r->argv, .console = -1, .dies_with_agent = true
-	};
+	struct agt_spawn s = { .argv = (const char *const *)r->argv,
+		.console = -1,
+		.dies_with_agent = !r->outlives_agent };
 	memcpy(s.fd, r->fd, sizeof(s.fd));
 	int k = agt_child_spawn(&a->children, &s, &r->child, reterr);
 	if (k < 0)
@@ -365,6 +376,8 @@ int agt_runtime_run(
 	r->console_listener = -1;
 	r->want_pid = run->want_pid;
 	r->want_console = run->want_console;
+	r->has_json = run->json != NULL;
+	r->outlives_agent = run->outlives_agent;
 	r->child.fn = on_ended;
 	r->child.arg = r;
 	hf_list_append(&a->runtime.all, &r->link);

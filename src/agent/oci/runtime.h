@@ -28,6 +28,7 @@ struct agt_request;
 struct agt_runtime {
 	struct agt *a;
 	char program[128];
+	char path[256]; /* where that is; looked for once */
 	bool is_crun;
 	bool pivots;   /* pivot_root works: the root is not the bare initramfs */
 	char dir[64];  /* for the files of runs */
@@ -56,6 +57,7 @@ struct agt_run {
 	bool want_pid, want_console;
 	int fd[3];              /* standard streams; stay the caller's */
 	struct agt_request *rq; /* that waits for it; may be NULL */
+	bool outlives_agent;    /* else it is killed when the agent dies */
 };
 
 /* Finds the program and makes the folders. */

@@ -314,6 +314,7 @@ static void create(struct agt_request *rq, const struct message *m)
 	cr->c->request = rq->id;
 	agt_container_put(cr->c);
 	agt_container_put_spec(cr->c);
+	agt_state_flush(&rq->a->state);
 	const struct agt_work work = {
 		.what = "Create", .fn = make_files, .done = on_files, .arg = cr, .rq = rq
 	};
@@ -368,8 +369,8 @@ static int remove_folders(void *arg, struct hf_err *reterr)
 	const struct deletion *d = arg;
 	struct hf_err err = { 0 };
 	int r = d->c->sandbox ? agt_pod_undo(d->c->bundle, reterr) : 0;
-	if (d->c->sandbox)
-		agt_cgroup_remove_pod(d->c->id);
+	agt_cgroup_remove_pod(
+		d->c->id); /* a sandbox's, or one that was half made; most have gone */
 	if (r == 0 && d->c->scratch)
 		r = agt_tree_remove(d->c->scratch, reterr);
 	/* CombinedLayers may have mounted the bundle itself, from a scratch that lies elsewhere */
@@ -381,6 +382,8 @@ static void on_removed(void *arg, const struct hf_err *err)
 {
 	struct deletion *d = arg;
 	struct agt_request *rq = d->rq;
+	char id[AGT_ID_MAX + 1];
+	(void)snprintf(id, sizeof(id), "%s", d->c->id);
 	if (err->code != 0 && !d->failed) {
 		d->failed = true;
 		(void)snprintf(d->text, sizeof(d->text), "%s", err->text);
@@ -391,7 +394,7 @@ static void on_removed(void *arg, const struct hf_err *err)
 	if (!rq)
 		; /* begun by an agent before this one for a host that has gone */
 	else if (d->failed)
-		agt_refuse(rq, BRG_E_FAIL, "container %s: deleted, but %s", rq->container, d->text);
+		agt_refuse(rq, BRG_E_FAIL, "container %s: deleted, but %s", id, d->text);
 	else
 		agt_answer(rq, NULL);
 	free(d);
@@ -420,6 +423,11 @@ static int begin_deletion(
 	struct agt_container *c, struct agt_request *rq, const char *why, struct hf_err *reterr)
 {
 	struct deletion *d = calloc(1, sizeof(*d));
+	enum agt_container_state before = c->state;
+	c->state = AGT_CONTAINER_DELETING;
+	c->request = rq ? rq->id : 0;
+	agt_container_put(c);
+	agt_state_flush(&c->a->state);
 	struct agt_run run = {
 		.args = { "delete", "--force" }, .id = c->id, .fd = { -1, -1, -1 }, .rq = rq
 	};
@@ -427,13 +435,12 @@ static int begin_deletion(
 		  : hf_err_set(reterr, -ENOMEM, "no memory");
 	if (r < 0) {
 		free(d);
+		c->state = before;
+		agt_container_put(c);
 		return r;
 	}
 	*d = (struct deletion){ .rq = rq, .c = c, .failed = why != NULL };
 	(void)snprintf(d->text, sizeof(d->text), "%s", why ? why : "");
-	c->state = AGT_CONTAINER_DELETING;
-	c->request = rq ? rq->id : 0;
-	agt_container_put(c);
 	return 0;
 }
 

@@ -147,7 +147,11 @@ static void start_init(struct exec *e)
 	struct hf_err err = { 0 };
 	struct agt_container *c = e->c;
 	struct agt_run run = {
-		.args = { "start" }, .id = c->id, .fd = { -1, -1, -1 }, .rq = e->rq
+		.args = { "start" },
+		.id = c->id,
+		.fd = { -1, -1, -1 },
+		.rq = e->rq,
+		.outlives_agent = true,
 	};
 	if (c->init->stdio || c->state != AGT_CONTAINER_CREATED) {
 		fail(e, BRG_E_INVALID_STATE, "the container was started before");
@@ -172,7 +176,8 @@ static void start_init(struct exec *e)
 }
 
 /* The runtime refuses to start what runs, or has ended: then the agent before this one had done it.
- */
+ * (A start is never killed: between its steps it leaves a container that can neither run nor be
+ * started.) */
 static void on_started_again(void *arg, const struct agt_run_result *result)
 {
 	struct agt_container *c = arg;
@@ -191,7 +196,9 @@ static void on_started_again(void *arg, const struct agt_run_result *result)
 void agt_rpc_start_again(struct agt_container *c)
 {
 	struct hf_err err = { 0 };
-	struct agt_run run = { .args = { "start" }, .id = c->id, .fd = { -1, -1, -1 } };
+	struct agt_run run = {
+		.args = { "start" }, .id = c->id, .fd = { -1, -1, -1 }, .outlives_agent = true
+	};
 	struct agt_request *rq = agt_session_begun(&c->a->session, c->request);
 	if (!c->init || agt_runtime_run(c->a, &run, on_started_again, c, &err) < 0) {
 		hf_error("container %s: cannot be started again: %s", c->id, err.text);

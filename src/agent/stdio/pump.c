@@ -273,7 +273,9 @@ static void restore(struct agt_heir *h, json_t *o)
 		h, agt_field(&f, "local"), config.tty ? AGT_HEIR_TERMINAL : AGT_HEIR_PIPE);
 	config.set = owner ? owner->stdio : NULL;
 	config.owner = owner ? owner->serial : 0;
-	if (f.err.code != 0 || config.local < 0 || agt_pump_new(h->a, &config, &p) < 0)
+	if (f.err.code == 0 && config.local < 0)
+		return; /* it was over */
+	if (f.err.code != 0 || agt_pump_new(h->a, &config, &p) < 0)
 		agt_heir_refuse(h, "pump");
 	if (config.set)
 		agt_stdio_inherit(owner->stdio, config.leg, p, NULL);

@@ -13,6 +13,9 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#define ROOM_WORTH_IT                                                                              \
+	(AGT_WINDOW / 8)     /* with less the process waits: small frames cost as large            \
+			      */
 #define IO_BATCH (64u << 10) /* bytes read from a connection at a time */
 
 /* In front of the ring: what outlives the agent. The ring is never quite full, so that its two ends
@@ -192,21 +195,31 @@ static ssize_t fill(struct agt_resume *p, void *at, size_t n)
 	return k;
 }
 
-/* Process -> window. */
+/* The end, or EIO when it is a terminal's. */
+static void local_ended(struct agt_resume *p)
+{
+	p->window->ended = 1;
+	close_local(p);
+	rs_end(&p->rs);
+}
+
+/* Process -> window: up to the ring's end, and then from its beginning. */
 static void local_read(struct agt_resume *p)
 {
 	struct iovec iov[2];
-	size_t room = rs_room(&p->rs);
-	if (p->local < 0 || room < 2 || rs_write_iov(&p->rs, iov) == 0)
-		return;
 	p->window->base = rs_tx_acked(&p->rs);
-	ssize_t n = fill(p, iov[0].iov_base, HF_MIN(iov[0].iov_len, room - 1));
-	if (n > 0) {
-		rs_wrote(&p->rs, (size_t)n);
-	} else if (n == 0 || errno != EAGAIN) { /* the end; EIO when it is a terminal's */
-		p->window->ended = 1;
-		close_local(p);
-		rs_end(&p->rs);
+	for (int i = 0; i < 2; i++) {
+		size_t room = rs_room(&p->rs);
+		if (p->local < 0 || room < 2 || rs_write_iov(&p->rs, iov) == 0)
+			return;
+		size_t most = HF_MIN(iov[0].iov_len, room - 1);
+		ssize_t n = fill(p, iov[0].iov_base, most);
+		if (n > 0)
+			rs_wrote(&p->rs, (size_t)n);
+		else if (n == 0 || errno != EAGAIN)
+			local_ended(p);
+		if (n < (ssize_t)most)
+			return;
 	}
 }
 
@@ -240,7 +253,7 @@ static void want(struct agt_resume *p)
 	if (p->local >= 0 && in)
 		agt_watch_set(p->watch_local, rs_read(&p->rs, iov) > 0 ? UV_WRITABLE : 0);
 	if (p->local >= 0 && !in)
-		agt_watch_set(p->watch_local, rs_room(&p->rs) > 1 ? UV_READABLE : 0);
+		agt_watch_set(p->watch_local, rs_room(&p->rs) >= ROOM_WORTH_IT ? UV_READABLE : 0);
 	if (p->conn >= 0)
 		agt_watch_set(p->watch_conn,
 			UV_READABLE | (rs_output(&p->rs, iov) > 0 ? UV_WRITABLE : 0));
@@ -415,9 +428,14 @@ static void restore(struct agt_heir *h, uint64_t serial, json_t *o)
 	const char *hex = agt_field_string(&f, "token", "");
 	bool tty = agt_field_bool(&f, "tty", false);
 	int window_fd = agt_heir_fd(h, agt_field(&f, "window"), AGT_HEIR_WINDOW);
-	if (f.err.code != 0 || window_fd < 0 || hex_decode(hex, token, sizeof(token)) < 0 ||
-		new_resume(h->a, leg, port, window_fd, token, &p) < 0)
+	if (f.err.code != 0 || hex_decode(hex, token, sizeof(token)) < 0)
 		agt_heir_refuse(h, f.err.code ? f.err.text : "leg");
+	if (window_fd < 0) { /* it was over */
+		agt_state_put_n(&h->a->state, "leg", serial, NULL);
+		return;
+	}
+	if (new_resume(h->a, leg, port, window_fd, token, &p) < 0)
+		agt_heir_refuse(h, "leg");
 	p->serial = serial;
 	p->tty = tty;
 	p->set = owner ? owner->stdio : NULL;
