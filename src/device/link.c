@@ -84,18 +84,41 @@ static struct dev_peer *peer_new(struct dev_link *l, const char *address)
 	return p;
 }
 
+static bool same_id(const uint8_t *a, const uint8_t *b)
+{
+	return memcmp(a, b, RS_TOKEN_SIZE) == 0;
+}
+
+/* Another connection to whom the relay dials: they may have made it before we knew that one is
+ * lost. */
+static struct dev_peer *other_of(const struct dev_relay *r)
+{
+	for (size_t i = 0; i < DEV_PEERS_MAX && r->chan.rs.dials; i++) {
+		struct dev_peer *p = r->link->peer[i];
+		if (p && p->state == DEV_PEER_UP && same_id(r->peer_id, p->mux.peer))
+			return p;
+	}
+	return NULL;
+}
+
+static void bind_to(struct dev_relay *r, struct dev_peer *p)
+{
+	r->peer = p;
+	if (p)
+		dev_link_use(p);
+}
+
+/* It is down. Who waits to be dialled is, by whatever connection. */
 static void unbind_all(struct dev_peer *p)
 {
-	for (struct rs_chan *c; (c = rs_mux_any(&p->mux)) != NULL;) {
-		rs_mux_unbind(&p->mux, c);
-		dev_relay_unbound(relay_of(c));
-	}
-	if (p->address[0])
-		return;
-	hf_list_for_each (n, &p->link->relays) { /* they wait for whatever connection is next */
+	hf_list_for_each (n, &p->link->relays) {
 		struct dev_relay *r = HF_CONTAINER_OF(n, struct dev_relay, all_node);
-		if (r->peer == p)
-			r->peer = NULL;
+		if (r->peer != p)
+			continue;
+		rs_mux_unbind(&p->mux, &r->chan);
+		if (p->address[0] == '\0')
+			bind_to(r, other_of(r));
+		dev_link_bind(r);
 	}
 }
 
@@ -109,6 +132,7 @@ static void peer_down(struct dev_peer *p, const char *why)
 		hf_info("link %s: down: %s", p->address[0] ? p->address : "(accepted)", why);
 		l->logged_us = now(l);
 	}
+	p->state = DEV_PEER_DOWN;
 	unbind_all(p);
 	dev_tls_end(p->tls);
 	p->tls = NULL;
@@ -117,7 +141,6 @@ static void peer_down(struct dev_peer *p, const char *why)
 	p->rest = NULL;
 	p->rest_len = 0;
 	p->gen++;
-	p->state = DEV_PEER_DOWN;
 	p->until_us = now(l) + DEV_LINK_REDIAL_US;
 	if (p->address[0] == '\0') {
 		l->peer[p->index] = NULL;
@@ -268,11 +291,6 @@ void dev_link_bind(struct dev_relay *r)
 	dev_relay_unbound(r);
 }
 
-static bool same_id(const uint8_t *a, const uint8_t *b)
-{
-	return memcmp(a, b, RS_TOKEN_SIZE) == 0;
-}
-
 /* It has said who it is: the streams that wait for it go on. */
 static void peer_up(struct dev_peer *p)
 {
@@ -281,10 +299,8 @@ static void peer_up(struct dev_peer *p)
 	hf_info("link %s: up", p->address[0] ? p->address : "(accepted)");
 	hf_list_for_each (n, &l->relays) {
 		struct dev_relay *r = HF_CONTAINER_OF(n, struct dev_relay, all_node);
-		if (!r->peer && r->chan.rs.dials && same_id(r->peer_id, p->mux.peer)) {
-			r->peer = p; /* they have dialled us before */
-			dev_link_use(p);
-		}
+		if (!r->peer && r->chan.rs.dials && same_id(r->peer_id, p->mux.peer))
+			bind_to(r, p); /* they have dialled us before */
 		if (r->peer == p && !r->asleep && r->chan.id == 0) {
 			dev_relay_bound(r);
 			dev_link_bind(r);
@@ -302,8 +318,7 @@ static int on_hello(struct dev_peer *p, const struct rs_mux_ev *ev)
 		rs_mux_refuse(&p->mux, ev->id, ev->token);
 		return 0;
 	}
-	r->peer = p;
-	dev_link_use(p);
+	bind_to(r, p);
 	dev_relay_work(r);
 	return rs_mux_accept(&p->mux, &r->chan, ev->id);
 }
