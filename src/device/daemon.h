@@ -18,6 +18,7 @@ struct dev_handover {
 	struct dev_vm *vm;     /* that came last and is not at its end; NULL: none */
 	struct vsk_load conns; /* its connections that have not come yet */
 	bool has_conns;
+	struct dev_relay *joins; /* half of a JOIN, whose other half comes next; NULL: none */
 	bool running[DEV_VMS_MAX];
 };
 

@@ -4,6 +4,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "daemon.h"
+#include "relay.h"
 #include <errno.h>
 #include <string.h>
 
@@ -20,9 +21,6 @@ int dev_handover_refused(const struct dev_daemon *d, struct hf_err *reterr)
 				"finished",
 				vm->opt->name);
 	}
-	if (d->link.n_relays > 0)
-		return hf_err_set(reterr, -EBUSY, "%zu connections are relayed to other hosts",
-			d->link.n_relays);
 	for (size_t i = 0; i < DEV_CLIENTS_MAX; i++)
 		if (d->control.client[i].quiesces)
 			return hf_err_set(
@@ -57,6 +55,11 @@ static void save_daemon(const struct dev_daemon *d, struct dev_pack *p)
 		dev_pack_bytes(p, d->opt.link_peer[i], strlen(d->opt.link_peer[i]));
 	dev_pack_fd(p, d->link.listen_fd);
 	dev_pack_bytes(p, d->link.self, sizeof(d->link.self));
+	dev_pack_number(p, d->link.dialled);
+	dev_pack_number(p, d->link.lost);
+	dev_pack_number(p, d->link.refused);
+	dev_pack_number(p, d->link.in_bytes);
+	dev_pack_number(p, d->link.out_bytes);
 	dev_pack_end(p);
 	for (size_t i = 0; i < d->opt.n_sandbox_dirs; i++) {
 		dev_pack_begin(p, DEV_PART_DIR);
@@ -114,6 +117,7 @@ void dev_handover_save(const struct dev_daemon *d, struct dev_pack *p)
 	for (size_t i = 0; i < d->n_vms; i++)
 		if (d->vm[i])
 			dev_handover_save_vm(d->vm[i], p);
+	dev_handover_save_relays(&d->link, p);
 	for (size_t i = 0; i < DEV_CLIENTS_MAX && d->control.listen_fd >= 0; i++)
 		save_client(&d->control.client[i], p);
 	for (size_t i = 0; i < DEV_METRICS_CLIENTS && d->metrics.listen_fd >= 0; i++)
@@ -164,6 +168,11 @@ static int load_link(struct dev_daemon *d, struct dev_unpack *u)
 		dev_unpack_text(u, d->opt.link_peer[i], sizeof(d->opt.link_peer[i]));
 	int fd = load_listener(u, d->opt.link);
 	const void *self = dev_unpack_bytes(u, sizeof(d->link.self), &n);
+	d->link.dialled = dev_unpack_number(u, ANY);
+	d->link.lost = dev_unpack_number(u, ANY);
+	d->link.refused = dev_unpack_number(u, ANY);
+	d->link.in_bytes = dev_unpack_number(u, ANY);
+	d->link.out_bytes = dev_unpack_number(u, ANY);
 	if (u->error || n != sizeof(d->link.self)) {
 		fd_closep(&fd);
 		return -EINVAL;
@@ -279,13 +288,15 @@ static int load_part(struct dev_handover *h, uint64_t kind, struct dev_unpack *u
 		return load_dir(&d->opt, u);
 	case DEV_PART_PASSED:
 		return load_passed(u);
+	case DEV_PART_RELAY:
+		return h->vm ? -EINVAL : dev_handover_load_relay(h, u);
 	case DEV_PART_CLIENT:
 		return load_client(d, u);
 	case DEV_PART_SCRAPE:
 		return load_scrape(d, u);
 	case DEV_PART_END:
 		*ret_last = true;
-		return h->vm ? -EINVAL : 0;
+		return h->vm || h->joins ? -EINVAL : 0;
 	}
 	return dev_handover_load_vm(h, kind, u, reterr);
 }
@@ -328,6 +339,8 @@ int dev_handover_load(struct dev_daemon *d, struct dev_unpack *u, struct hf_err 
 
 void dev_handover_forget(struct dev_daemon *d)
 {
+	if (d->link.daemon)
+		dev_link_forget(&d->link);
 	for (size_t i = 0; i < d->n_vms; i++) {
 		if (d->vm[i])
 			dev_vm_forget(d->vm[i]);
@@ -338,8 +351,6 @@ void dev_handover_forget(struct dev_daemon *d)
 		dev_control_forget_all(&d->control);
 	if (d->metrics.daemon)
 		dev_metrics_forget(&d->metrics);
-	if (d->link.daemon)
-		dev_loop_close(&d->loop, &d->link.listen_fd);
 	for (size_t i = 0; i < d->opt.n_sandbox_dirs; i++)
 		free((void *)d->opt.sandbox_dir[i]); /* load_dir() made it */
 	d->opt.n_sandbox_dirs = 0;
@@ -351,6 +362,8 @@ void dev_handover_carry_on(struct dev_daemon *d)
 	for (size_t i = 0; i < d->n_vms; i++)
 		if (d->vm[i])
 			dev_vm_carry_on(d->vm[i], d->taken.running[i]);
+	hf_list_for_each (n, &d->link.relays)
+		dev_relay_adopt(HF_CONTAINER_OF(n, struct dev_relay, all_node));
 	dev_control_carry_on(&d->control);
 	dev_metrics_carry_on(&d->metrics);
 }

@@ -42,10 +42,15 @@ enum { /* kinds of sections */
 	DEV_PART_CONN,
 	DEV_PART_LINGERING,
 	DEV_PART_VM_END,
+	DEV_PART_RELAY,
 	DEV_PART_CLIENT, /* of the control socket */
 	DEV_PART_SCRAPE, /* of the metrics */
 	DEV_PART_END,
 };
+
+/* handover_relay.c: relays, behind all VMs. */
+void dev_handover_save_relays(const struct dev_link *l, struct dev_pack *p);
+int dev_handover_load_relay(struct dev_handover *h, struct dev_unpack *u);
 
 void dev_handover_save_vm(const struct dev_vm *vm, struct dev_pack *p);
 int dev_handover_load_vm(

@@ -189,7 +189,7 @@ static void save_conn(const struct dev_conn *c, struct dev_pack *p)
 {
 	dev_pack_begin(p, DEV_PART_CONN);
 	dev_pack_fd(p, c->dialling ? -1 : c->fd);
-	dev_pack_number(p, c->sibling != NULL);
+	dev_pack_number(p, c->sibling || c->relay); /* that comes elsewhere */
 	dev_pack_number(p, c->arrived);
 	dev_pack_number(p, c->wide);
 	dev_pack_number(p, c->forwarded);
@@ -505,11 +505,13 @@ static bool conn_holds(const struct dev_conn *c, bool dialling)
 {
 	const struct vsk_conn *v = &c->core;
 	bool asks_far = c->forwarded && c->fd >= 0; /* a dial that takes its time */
-	if (v->peer_cid == VSK_CID_HOST)
-		return !c->paired && (dialling || asks_far || v->state != VSK_DIALLING) &&
+	bool host = v->peer_cid == VSK_CID_HOST;
+	if (c->paired)
+		return !dialling && c->fd < 0 && (!host || v->state == VSK_OPEN);
+	if (host)
+		return (dialling || asks_far || v->state != VSK_DIALLING) &&
 		       (!dialling || v->state == VSK_DIALLING);
-	return !dialling && c->fd < 0 &&
-	       (c->paired || (v->state == VSK_OPEN && v->host_shut == VSK_SHUT_BOTH));
+	return !dialling && c->fd < 0 && v->state == VSK_OPEN && v->host_shut == VSK_SHUT_BOTH;
 }
 
 /* The engine's next connection: its bytes are in the engine's record, the rest is here. */

@@ -588,13 +588,10 @@ int dev_link_open(struct dev_link *l, struct dev_daemon *d, struct hf_err *reter
 	return r < 0 ? r : dev_link_adopt(l, d, fd, reterr);
 }
 
-void dev_link_close(struct dev_link *l)
+void dev_link_forget(struct dev_link *l)
 {
-	if (!l->daemon)
-		return; /* never opened */
 	while (!hf_list_empty(&l->relays))
-		dev_relay_expire(
-			HF_CONTAINER_OF(l->relays.next, struct dev_relay, all_node), -ESHUTDOWN);
+		dev_relay_forget(HF_CONTAINER_OF(l->relays.next, struct dev_relay, all_node));
 	for (size_t i = 0; i < DEV_PEERS_MAX; i++)
 		if (l->peer[i]) {
 			dev_tls_end(l->peer[i]->tls);
@@ -605,9 +602,15 @@ void dev_link_close(struct dev_link *l)
 		}
 	free(l->slot);
 	dev_tls_close(l->tls);
-	if (l->listen_fd >= 0) {
-		dev_loop_close(&l->daemon->loop, &l->listen_fd);
-		if (strncmp(l->daemon->opt.link, "unix:", 5) == 0)
-			dev_unlisten(l->daemon->opt.link + 5);
-	}
+	dev_loop_close(&l->daemon->loop, &l->listen_fd);
+}
+
+void dev_link_close(struct dev_link *l)
+{
+	if (!l->daemon)
+		return; /* never opened */
+	bool listens = dev_link_is_open(l);
+	dev_link_forget(l);
+	if (listens && strncmp(l->daemon->opt.link, "unix:", 5) == 0)
+		dev_unlisten(l->daemon->opt.link + 5);
 }

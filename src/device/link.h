@@ -68,7 +68,8 @@ struct dev_link {
 /* fd: -1 when there is no link. */
 int dev_link_adopt(struct dev_link *l, struct dev_daemon *d, int fd, struct hf_err *reterr);
 int dev_link_open(struct dev_link *l, struct dev_daemon *d, struct hf_err *reterr);
-void dev_link_close(struct dev_link *l);
+void dev_link_close(struct dev_link *l);  /* VMs are gone */
+void dev_link_forget(struct dev_link *l); /* without a trace: it is another process's */
 static inline bool dev_link_is_open(const struct dev_link *l)
 {
 	return l->listen_fd >= 0;

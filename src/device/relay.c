@@ -150,11 +150,15 @@ static size_t window_for(const struct dev_conn *c)
 	return n;
 }
 
-/* A relay of the connection, in no state yet. */
-static int relay_new(struct dev_vm *vm, const struct dev_conn *c, const uint8_t *token, bool dials,
-	size_t window, struct dev_relay **ret)
+static bool window_ok(size_t n)
 {
-	struct dev_link *l = &vm->daemon->link;
+	return n >= RESERVE * 4 && n <= WINDOW_MAX && (n & (n - 1)) == 0;
+}
+
+/* A relay in no state yet. */
+static int relay_alloc(
+	struct dev_link *l, const uint8_t *token, bool dials, size_t window, struct dev_relay **ret)
+{
 	struct rs_config cfg = { .dials = dials, .tx_cap = window, .rx_cap = window };
 	memcpy(cfg.token, token, RS_TOKEN_SIZE);
 	if (l->n_relays == DEV_RELAY_MAX)
@@ -171,18 +175,30 @@ static int relay_new(struct dev_vm *vm, const struct dev_conn *c, const uint8_t 
 	}
 	r->link = l;
 	r->fd = -1;
-	r->vm = vm;
-	r->message = c->core.type == VSK_TYPE_SEQPACKET;
-	memcpy(r->vm_name, vm->opt->name, sizeof(r->vm_name));
-	r->host_port = c->core.host_port;
-	r->guest_port = c->core.guest_port;
-	r->peer_cid = c->core.peer_cid;
 	hf_list_init(&r->work_node);
 	hf_list_init(&r->wait_node);
 	hf_list_append(&l->relays, &r->all_node);
 	r->next = *bucket_of(l, token);
 	*bucket_of(l, token) = r;
 	l->n_relays++;
+	*ret = r;
+	return 0;
+}
+
+/* One of the connection. */
+static int relay_new(struct dev_vm *vm, const struct dev_conn *c, const uint8_t *token, bool dials,
+	size_t window, struct dev_relay **ret)
+{
+	struct dev_relay *r;
+	int e = relay_alloc(&vm->daemon->link, token, dials, window, &r);
+	if (e < 0)
+		return e;
+	r->vm = vm;
+	r->message = c->core.type == VSK_TYPE_SEQPACKET;
+	memcpy(r->vm_name, vm->opt->name, sizeof(r->vm_name));
+	r->host_port = c->core.host_port;
+	r->guest_port = c->core.guest_port;
+	r->peer_cid = c->core.peer_cid;
 	*ret = r;
 	return 0;
 }
@@ -932,15 +948,20 @@ uint8_t *dev_relay_record(const struct dev_conn *c, size_t *ret_n)
 
 /* ---- a migration: the destination ---- */
 
-/* The stream as it was; 0 or -EINVAL. */
-static int load_stream(struct dev_relay *r, const uint8_t *token, const uint8_t *p, size_t n)
+/* Room for what an end may still have to say without payload. */
+static bool may_say(struct dev_relay *r)
+{
+	size_t heads = (size_t)3 - r->fin_out - r->deaf_out; /* READY is the third */
+	bool says = r->kind == DEV_RELAY_CONN || r->kind == DEV_RELAY_HOST;
+	return !says || hf_ring_room(&stream(r)->tx) >= heads * HEAD;
+}
+
+int dev_relay_load_stream(struct dev_relay *r, const void *data, size_t n)
 {
 	struct rs *rs = stream(r), was = *rs;
-	if (n == 0)
-		return 0; /* a new one */
-	int e = rs_load(rs, p, n, was.tx.buf, was.tx.cap, was.rx.buf, was.rx.cap);
-	if (e == 0 && rs->dials && memcmp(rs->token, token, RS_TOKEN_SIZE) == 0 &&
-		hf_ring_room(&rs->tx) >= (size_t)2 * HEAD) {
+	int e = rs_load(rs, data, n, was.tx.buf, was.tx.cap, was.rx.buf, was.rx.cap);
+	if (e == 0 && rs->dials == was.dials && memcmp(rs->token, was.token, RS_TOKEN_SIZE) == 0 &&
+		may_say(r)) {
 		rs_detach(rs);
 		return 0;
 	}
@@ -956,8 +977,7 @@ int dev_relay_load(struct dev_vm *vm, struct dev_conn *c, const void *data, size
 		return -EINVAL;
 	size_t n_address = le16_at(p + REC_ADDRESS_LEN), window = le32_at(p + REC_WINDOW);
 	uint32_t flags = le32_at(p + REC_FLAGS);
-	if (n_address > DEV_ADDRESS_MAX || n_address > n - REC_BYTES || window < RESERVE * 4 ||
-		window > WINDOW_MAX || (window & (window - 1)) != 0 ||
+	if (n_address > DEV_ADDRESS_MAX || n_address > n - REC_BYTES || !window_ok(window) ||
 		le32_at(p + REC_LEFT) > VALUE_MAX || p[REC_WHAT] > WHOLE_EOR)
 		return -EINVAL;
 	memcpy(address, p + REC_BYTES, n_address);
@@ -980,13 +1000,21 @@ int dev_relay_load(struct dev_vm *vm, struct dev_conn *c, const void *data, size
 	r->fin_out = flags & REC_FIN_OUT;
 	r->deaf_out = flags & REC_DEAF_OUT;
 	size_t at = REC_BYTES + n_address;
-	e = load_stream(r, p + REC_TOKEN, p + at, n - at);
+	e = n > at ? dev_relay_load_stream(r, p + at, n - at) : 0; /* else a new one */
 	if (e < 0) {
 		relay_free(r);
 		return e;
 	}
 	c->relay = r;
 	return 0;
+}
+
+/* The other end of one that dials may be here. */
+static void find_home(struct dev_relay *r)
+{
+	r->home = dev_relay_find(r->link, stream(r)->token);
+	if (r->home)
+		r->home->home = r;
 }
 
 void dev_relay_go_on(struct dev_vm *vm, struct dev_conn *c)
@@ -1013,9 +1041,7 @@ void dev_relay_go_on(struct dev_vm *vm, struct dev_conn *c)
 	if (c->core.guest_shut & VSK_SHUT_RCV)
 		say_deaf(r);
 	said(r);
-	r->home = dev_relay_find(r->link, stream(r)->token);
-	if (r->home)
-		r->home->home = r;
+	find_home(r);
 	if (come_home(r))
 		return;
 	dev_link_bind(r);
@@ -1121,4 +1147,53 @@ void dev_relay_accepted(struct dev_relay *r)
 	put_head(r, READY, 0);
 	r->c->since_us = now(r);
 	wake(r);
+}
+
+/* ---- a takeover ---- */
+
+int dev_relay_make(struct dev_link *l, const uint8_t *token, bool dials, size_t window,
+	const char *address, struct dev_relay **ret)
+{
+	if (!window_ok(window) || (address[0] && !dials))
+		return -EINVAL;
+	struct dev_peer *peer = address[0] ? dev_link_peer(l, address) : NULL;
+	if (address[0] && !peer)
+		return -EHOSTUNREACH;
+	int e = relay_alloc(l, token, dials, window, ret);
+	if (e < 0)
+		return e;
+	(*ret)->peer = peer;
+	if (peer)
+		dev_link_use(peer);
+	return 0;
+}
+
+int dev_relay_lead(struct dev_relay *r, struct dev_vm *vm, struct dev_conn *c)
+{
+	enum vsk_state s = c->core.state;
+	if (s != VSK_OPEN && s != (stream(r)->dials ? VSK_DIALLING : VSK_ASKING))
+		return -EINVAL;
+	r->vm = vm;
+	r->c = c;
+	c->relay = r;
+	r->message = c->core.type == VSK_TYPE_SEQPACKET;
+	return 0;
+}
+
+void dev_relay_adopt(struct dev_relay *r)
+{
+	r->readable = r->fd >= 0;
+	if (r->fd >= 0)
+		watch_host(r, false);
+	if (r->kind == DEV_RELAY_CONN && stream(r)->dials)
+		find_home(r);
+	dev_link_bind(r);
+	dev_relay_work(r);
+}
+
+void dev_relay_forget(struct dev_relay *r)
+{
+	if (r->c)
+		r->c->relay = NULL;
+	relay_free(r);
 }

@@ -130,6 +130,21 @@ void dev_relay_accepted(struct dev_relay *r);
 /* Can the record say where it leads to? */
 bool dev_relay_moves(const struct dev_relay *r);
 
+/* ---- a takeover ---- */
+
+#define DEV_RELAY_LEFT_MAX 0x0fffffffu /* of a head: what is left, and what it is */
+#define DEV_RELAY_WHAT_MAX 3u
+
+/* A relay in no state yet; address: of whom it dials, "": of nobody. 0 or -errno. */
+int dev_relay_make(struct dev_link *l, const uint8_t *token, bool dials, size_t window,
+	const char *address, struct dev_relay **ret);
+/* Its stream as rs_save() left it, detached: 0 or -EINVAL. Kind and flags are set before. */
+int dev_relay_load_stream(struct dev_relay *r, const void *data, size_t n);
+/* It is the host end of this connection: 0 or -EINVAL. */
+int dev_relay_lead(struct dev_relay *r, struct dev_vm *vm, struct dev_conn *c);
+void dev_relay_adopt(struct dev_relay *r);  /* goes on from here */
+void dev_relay_forget(struct dev_relay *r); /* without a trace */
+
 /* ---- for link.c ---- */
 
 struct dev_relay *dev_relay_find(struct dev_link *l, const uint8_t token[RS_TOKEN_SIZE]);

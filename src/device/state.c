@@ -170,7 +170,8 @@ static int save_refused(const struct dev_vm *vm, struct hf_err *reterr)
 void dev_state_put(struct vsk_save *s, struct dev_conn *c, bool keep)
 {
 	size_t n;
-	HF_CLEANUP(hf_freep) uint8_t *relay = c->fate == DEV_KEPT ? dev_relay_record(c, &n) : NULL;
+	bool moves = c->fate == DEV_KEPT && !s->takeover;
+	HF_CLEANUP(hf_freep) uint8_t *relay = moves ? dev_relay_record(c, &n) : NULL;
 	struct vsk_bytes to_host = ring_bytes(&c->to_host, &c->to_host_ends);
 	struct vsk_bytes to_guest = ring_bytes(&c->to_guest, &c->to_guest_ends);
 	vsk_save_conn(s, &c->core, keep, &to_host, &to_guest);

@@ -83,7 +83,7 @@ struct dev_conn {
 	bool watches_out;
 	bool forwarded; /* its host end is AF_VSOCK: forward.c */
 	bool dialling;  /* in vm->dials */
-	bool paired;    /* taken over, and so is the sibling that belongs to it: not found yet */
+	bool paired;    /* taken over, and so is its sibling or relay: not found yet */
 	bool listed;    /* on the list to be kept */
 	bool arrived;   /* came in a record */
 	uint8_t fate;   /* enum dev_fate, in the record that was written last */

@@ -3,7 +3,8 @@
  * The record of a takeover, read by a daemon that starts beside the one that wrote it. The
  * descriptors are real ones: those of a holdfastd that was made here, with a front end, memory,
  * rings, a connection, a host client and a client of the control socket that have not finished what
- * they say. An empty input is that one's own record, which must be accepted.
+ * they say, and relays of each kind. An empty input is that one's own record, which must be
+ * accepted.
  */
 #include "device/handover.h"
 #include "../lib/daemon.h"
@@ -12,6 +13,7 @@
 #include "base/log.h"
 #include "device/admin.h"
 #include "device/map.h"
+#include "device/relay.h"
 #include "device/vm.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -83,6 +85,38 @@ static int client(const char *name, const char *says)
 	return fd;
 }
 
+static struct dev_relay *add_relay(uint8_t token, enum dev_relay_kind kind, const char *address)
+{
+	struct dev_relay *r;
+	uint8_t tokens[RS_TOKEN_SIZE] = { token };
+	hf_assert(dev_relay_make(&old.link, tokens, address[0], 65536, address, &r) == 0);
+	r->kind = kind;
+	return r;
+}
+
+/* The guest asks for one of another daemon; a VM has moved on from here; an application is left. */
+static void add_relays(void)
+{
+	struct vsk_conn *core;
+	int pair[2];
+	char far[80];
+	(void)snprintf(far, sizeof(far), "unix:%s", path("far")); /* fits */
+	struct dev_vm *vm = old.vm[0];
+	struct dev_relay *asked = add_relay(1, DEV_RELAY_CONN, "");
+	hf_assert(vsk_connect_from(&vm->vsk, 0, VSK_TYPE_STREAM, 9, 1025, GUEST_PORT, &core) == 0);
+	asked->peer_cid = 9;
+	asked->host_port = 1025;
+	asked->guest_port = GUEST_PORT;
+	hf_assert(dev_relay_lead(asked, vm, dev_conn_of(core)) == 0);
+	struct dev_relay *here = add_relay(2, DEV_RELAY_JOIN, "");
+	here->join = add_relay(3, DEV_RELAY_JOIN, far);
+	here->join->join = here;
+	struct dev_relay *host = add_relay(4, DEV_RELAY_HOST, "");
+	hf_assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
+	host->fd = pair[0]; /* the application has the other one */
+	hf_assert(rs_write(&host->chan.rs, "\0\0\0\0", 4) == 4);
+}
+
 static bool is_open(void)
 {
 	size_t at = 0;
@@ -92,7 +126,8 @@ static bool is_open(void)
 
 static void sweep(void)
 {
-	static const char *const names[] = { "control", "device", "vsock", "vsock.seqpacket" };
+	static const char *const names[] = { "control", "device", "link", "vsock",
+		"vsock.seqpacket" };
 	for (size_t i = 0; i < HF_ARRAY_SIZE(names); i++)
 		(void)unlink(path(names[i])); /* ours; the folder stays if something is left */
 	(void)rmdir(folder);
@@ -114,6 +149,7 @@ static void begin_once(void)
 	(void)snprintf(old.opt.control, sizeof(old.opt.control), "%s/control", folder); /* fits */
 	hf_assert(dev_control_open(&old.control, &old, old.opt.control) == 0);
 	hf_assert(dev_metrics_open(&old.metrics, &old, "") == 0);
+	(void)snprintf(old.opt.link, sizeof(old.opt.link), "unix:%s", path("link")); /* fits */
 	hf_assert(dev_link_open(&old.link, &old, &err) == 0);
 	add_vm();
 	hf_assert(pthread_create(&thread, NULL, guest, &ready) == 0);
@@ -123,6 +159,7 @@ static void begin_once(void)
 	while (!__atomic_load_n(&ready, __ATOMIC_ACQUIRE) || !is_open())
 		daemon_turns(&old, 1);
 	(void)pthread_join(thread, NULL); /* it has said that it is done */
+	add_relays();
 	dev_handover_save(&old, &record);
 	hf_assert(record.error == 0 && record.n_fds > 8 && record.n_fds < FDS_MAX);
 }
@@ -147,7 +184,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		dev_unpack_init(&u, data, size, fds, record.n_fds);
 	int r = dev_handover_load(&new, &u, &err);
 	hf_assert(r <= 0 && (r == 0 || err.text[0] != '\0'));
-	hf_assert(size > 0 || (r == 0 && new.n_vms == 1 && new.taken.running[0]));
+	hf_assert(size > 0 || (r == 0 && new.n_vms == 1 && new.taken.running[0] &&
+				      new.link.n_relays == old.link.n_relays));
 	dev_handover_forget(&new);
 	dev_loop_done(&new.loop);
 	for (size_t i = 0; i < record.n_fds; i++) {
