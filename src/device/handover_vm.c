@@ -326,15 +326,16 @@ static int load_vhu(struct vhu *v, struct dev_unpack *u)
 	while (s.n_fds < n && !u->error) {
 		int fd = dev_unpack_fd(u);
 		if (fd < 0)
-			return bad(u, -EINVAL);
-		s.fds[s.n_fds++] = fd;
+			(void)bad(u, -EINVAL); /* it sticks */
+		else
+			s.fds[s.n_fds++] = fd;
 	}
 	int r = u->error ? u->error : vhu_restore(v, &s);
-	if (r < 0)
-		for (size_t i = 0; i < s.n_fds; i++)
-			fd_closep(&s.fds[i]);
-	if (r < 0)
-		fd_closep(&s.out_fd);
+	if (r == 0)
+		return 0;
+	for (size_t i = 0; i < s.n_fds; i++)
+		fd_closep(&s.fds[i]);
+	fd_closep(&s.out_fd);
 	return bad(u, r);
 }
 
