@@ -135,7 +135,8 @@ static bool reap(struct agt_keeper *k, pid_t agent, int *ret_status)
 }
 
 /* Waits for the agent's end, and tells how it came. SIGHUP ends it. */
-static int wait_for(struct agt_keeper *k, pid_t agent, const sigset_t *set, bool *ret_upgrade)
+static int wait_for(
+	struct agt_keeper *k, pid_t agent, const sigset_t *set, bool *ret_upgrade, bool *ret_end)
 {
 	int status = 0;
 	while (!reap(k, agent, &status)) {
@@ -144,6 +145,7 @@ static int wait_for(struct agt_keeper *k, pid_t agent, const sigset_t *set, bool
 			*ret_upgrade = true;
 			(void)kill(agent, SIGKILL); /* not reaped: the pid is its own */
 		} else if (signo > 0 && signo != SIGCHLD) {
+			*ret_end = true; /* also when the agent dies before it hears of it */
 			(void)kill(agent, signo);
 		}
 	}
@@ -177,14 +179,16 @@ int agt_keep(struct agt_keeper *k, const int *fds, size_t n_fds,
 	(void)sigaddset(&set, SIGHUP);
 	(void)sigprocmask(SIG_BLOCK, &set, &before); /* cannot fail with these arguments */
 	for (;;) {
-		bool wants_upgrade = false;
+		bool wants_upgrade = false, wants_end = false;
 		uint64_t began = now_ms();
 		pid_t agent = start(k, fn, arg, &before);
 		if (agent < 0)
 			return -errno;
-		int status = wait_for(k, agent, &set, &wants_upgrade);
+		int status = wait_for(k, agent, &set, &wants_upgrade, &wants_end);
 		if (WIFEXITED(status))
 			return WEXITSTATUS(status);
+		if (wants_end)
+			return EXIT_SUCCESS;
 		if (wants_upgrade)
 			upgrade(k, program, argv, &before);
 		else
