@@ -84,6 +84,10 @@ static pid_t start(struct agt_keeper *k, int (*fn)(struct agt_keeper *, void *),
 	pid_t pid = (pid_t)syscall(SYS_clone, CLONE_FILES | SIGCHLD, NULL, NULL, NULL, 0);
 	if (pid != 0)
 		return pid;
+	/* Two agents would fight for the host: without its keeper this one is none. */
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* cannot fail for a signal */
+	if (getppid() != k->pid)
+		_exit(EXIT_FAILURE);
 	(void)prctl(PR_SET_NAME, "holdfast-agent");    /* cannot fail */
 	(void)sigprocmask(SIG_SETMASK, signals, NULL); /* cannot fail with these arguments */
 	exit(fn(k, arg));
