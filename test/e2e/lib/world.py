@@ -34,6 +34,8 @@ def main(*tests, qemu=True):
     """Runs the test functions, each in a world of its own; or only those named on the command line."""
     passed = skipped = failed = 0
     wanted = sys.argv[1:]
+    if unknown := set(wanted) - {test.__name__ for test in tests}:
+        sys.exit(f"no such test: {' '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # so that worlds are closed
     try:
         if qemu:

@@ -141,11 +141,13 @@ static void test_refusals(void **state)
 	(void)unlink(path);
 	assert_int_equal(symlink("/etc/passwd", path), 0);
 	assert_null(open_state(&s, 1));
-	close_state(&s);
+	(void)close(s.fd);
 	agt_state_put(
 		&s, "a", "", json_integer(1)); /* the descriptor is bad: keeping ends, quietly */
 	assert_false(agt_state_kept(&s));
 	assert_int_equal(access(path, F_OK), -1);
+	s.fd = -1;
+	close_state(&s);
 	json_decref(open_state(&s, 1));
 	agt_state_put(&s, "a", "", json_integer(1));
 	close_state(&s);

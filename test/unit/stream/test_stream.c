@@ -548,7 +548,7 @@ static void test_begins_with_what_was_kept(void **state)
 				;
 			assert_int_equal(e.wire[0], DATA);
 			assert_true(le64_at(e.wire + 8) == received);
-			assert_memory_equal(e.wire + RS_FRAME_SIZE, "abc" + 3 - n, n);
+			assert_memory_equal(e.wire + RS_FRAME_SIZE, &"abc"[3 - n], n);
 			assert_int_equal(e.wire[RS_FRAME_SIZE + n], END);
 			assert_int_equal(e.wire_len, 2 * RS_FRAME_SIZE + n);
 		}
