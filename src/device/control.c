@@ -315,12 +315,14 @@ static int cmd_policy_set(struct request *rq, struct hf_err *reterr)
 static json_t *relay_json(const struct dev_relay *r)
 {
 	const struct rs *rs = &r->chan.rs;
+	json_int_t to_link = (json_int_t)hf_ring_len(&rs->tx);
+	json_int_t from_link = (json_int_t)hf_ring_len(&rs->rx);
 	return json_pack("{s:s,s:I,s:I,s:I,s:s,s:s,s:b,s:I,s:I,s:I}", "vm", r->vm_name, "host_port",
 		(json_int_t)r->host_port, "guest_port", (json_int_t)r->guest_port, "peer_cid",
 		(json_int_t)r->peer_cid, "kind", dev_relay_kind_name(r->kind), "peer",
 		r->peer ? r->peer->address : "", "linked", r->chan.id != 0, "in_bytes",
 		(json_int_t)r->in_bytes, "out_bytes", (json_int_t)r->out_bytes, "held",
-		(json_int_t)(hf_ring_len(&rs->tx) + hf_ring_len(&rs->rx)));
+		to_link + from_link);
 }
 
 static int cmd_relay_list(struct request *rq, struct hf_err *reterr)
