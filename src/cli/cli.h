@@ -32,6 +32,7 @@ struct cli {
 
 struct cli_verb {
 	const char *name;
+	const char *brief;        /* a line among all verbs */
 	const char *usage, *help; /* one line, and the rest of --help */
 	int (*run)(struct cli *cli, int argc, char **argv);
 };

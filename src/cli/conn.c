@@ -254,22 +254,27 @@ static int restore(struct cli *cli, int argc, char **argv)
 	return r;
 }
 
-const struct cli_verb cli_conn_list = { "conn list", "VM",
+const struct cli_verb cli_conn_list = { "conn list", "list the guest's connections", "VM",
 	"Lists the connections between the host and the guest.\n\n" CONN_HELP, list };
-const struct cli_verb cli_conn_policy = { "conn policy", "VM [PORTS POLICY]",
+const struct cli_verb cli_conn_policy = { "conn policy",
+	"show or change what a migration does with them", "VM [PORTS POLICY]",
 	"Shows, or changes, what a migration does with the connections of which host ports.\n"
-	"PORTS: 1024, 2000-2999 or default. POLICY: reattach or reset.\n\n" CONN_HELP,
+	"PORTS: 1024, 2000-2999 or default. POLICY: reattach (its application claims it at the\n"
+	"destination), relay (its application stays where it is) or reset.\n\n" CONN_HELP,
 	policy };
-const struct cli_verb cli_conn_checkpoint = { "conn checkpoint", "VM HOSTPORT GUESTPORT FILE",
+const struct cli_verb cli_conn_checkpoint = { "conn checkpoint", "copy a connection into a file",
+	"VM HOSTPORT GUESTPORT FILE",
 	"Copies a connection of a VM that stands still into a file: bytes in flight, credit, and\n"
 	"what its application has left.\n\n" CONN_HELP,
 	checkpoint };
-const struct cli_verb cli_conn_restore = { "conn restore", "VM FILE COMMAND...",
+const struct cli_verb cli_conn_restore = { "conn restore", "add a connection from a file",
+	"VM FILE COMMAND...",
 	"Adds a connection from such a file to a VM that does not run yet, and gives it to a\n"
 	"command as standard input and output; $HOLDFAST_STATE is what the last application left,\n"
 	"in hex digits.\n\n" CONN_HELP,
 	restore };
-const struct cli_verb cli_conn_claim = { "conn claim", "VM HOSTPORT GUESTPORT COMMAND...",
+const struct cli_verb cli_conn_claim = { "conn claim", "take a connection that has arrived",
+	"VM HOSTPORT GUESTPORT COMMAND...",
 	"Gives a connection that has arrived in a migration to a command, as restore "
 	"does.\n\n" CONN_HELP,
 	claim };

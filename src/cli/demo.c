@@ -479,7 +479,7 @@ static int run(struct cli *cli, int argc, char **argv)
 	return ok ? CLI_OK : CLI_FAILED;
 }
 
-const struct cli_verb cli_demo = { "demo", "",
+const struct cli_verb cli_demo = { "demo", "show a container that outlives two migrations", "",
 	"Shows the main job on two nodes of this machine: a container in a VM stays under control "
 	"across\n"
 	"two live migrations, one in each mode. Succeeds only if no line was lost or doubled and "

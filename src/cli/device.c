@@ -197,7 +197,8 @@ static int run(struct cli *cli, int argc, char **argv)
 	return cli_usage(&cli_device, "%s: no such command", name);
 }
 
-const struct cli_verb cli_device = { "device", "[--control PATH] COMMAND [ARGUMENT...]",
+const struct cli_verb cli_device = { "device", "show and change a running holdfastd",
+	"[--control PATH] COMMAND [ARGUMENT...]",
 	"Shows and changes a running holdfastd.\n\n"
 	"  vms                           its VMs\n"
 	"  conns VM                      connections: bytes, credit, age\n"

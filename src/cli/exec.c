@@ -8,7 +8,8 @@ static int run(struct cli *cli, int argc, char **argv)
 	return cli_start(&cli_exec, "exec", cli, argc, argv);
 }
 
-const struct cli_verb cli_exec = { "exec", "VM CONTAINER [OPTION...] [--] COMMAND [ARGUMENT...]",
+const struct cli_verb cli_exec = { "exec", "run a command in a container",
+	"VM CONTAINER [OPTION...] [--] COMMAND [ARGUMENT...]",
 	"Runs the command in a running container. Ends with its exit code, or at once with "
 	"-d.\n\n" CLI_START_HELP,
 	run };

@@ -59,7 +59,8 @@ static int run(struct cli *cli, int argc, char **argv)
 	return CLI_OK;
 }
 
-const struct cli_verb cli_guest_requests = { "guest requests", "VM",
+const struct cli_verb cli_guest_requests = { "guest requests",
+	"list what the agent has not answered yet", "VM",
 	"Lists what the guest's agent has been asked and has not answered yet: for how long, for "
 	"what\n"
 	"it waits, when it gives up. Waits for processes are requests too.\n\n",

@@ -37,7 +37,7 @@ static int run(struct cli *cli, int argc, char **argv)
 			(json_int_t)signo));
 }
 
-const struct cli_verb cli_kill = { "kill", "[-s SIGNAL] VM PROCESS",
+const struct cli_verb cli_kill = { "kill", "send a signal to a process", "[-s SIGNAL] VM PROCESS",
 	"Sends a signal to a process: once, whatever happens meanwhile.\n\n"
 	"  -s SIGNAL    a name or a number; TERM by default\n",
 	run };

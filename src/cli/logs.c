@@ -22,7 +22,7 @@ static int run(struct cli *cli, int argc, char **argv)
 	return cli_io(cli, &io);
 }
 
-const struct cli_verb cli_logs = { "logs", "[-f] VM PROCESS",
+const struct cli_verb cli_logs = { "logs", "print what a process has written", "[-f] VM PROCESS",
 	"Prints what a process has written. PROCESS is a container's name (its init) or a name of "
 	"ps.\n\n"
 	"  -f           go on until the process closes its output, wherever the VM moves\n",

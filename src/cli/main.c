@@ -9,13 +9,33 @@ static const struct cli_verb *const verbs[] = { &cli_vm_run, &cli_vm_stop, &cli_
 	&cli_conn_list, &cli_conn_policy, &cli_conn_checkpoint, &cli_conn_restore, &cli_conn_claim,
 	&cli_device, &cli_guest_requests, &cli_demo, &cli_version };
 
-static void help(FILE *f)
+static bool in_group(const struct cli_verb *v, const char *group)
 {
-	fprintf(f, "Usage: holdfast VERB [OPTION...] [ARGUMENT...]\n\n"
-		   "Virtual machines and the containers in them, under control across live "
-		   "migrations.\n\n");
+	size_t n = strlen(group);
+	return n == 0 || (!strncmp(v->name, group, n) && v->name[n] == ' ');
+}
+
+static bool is_group(const char *word)
+{
 	for (size_t i = 0; i < HF_ARRAY_SIZE(verbs); i++)
-		fprintf(f, "  holdfast %s %s\n", verbs[i]->name, verbs[i]->usage);
+		if (*word && in_group(verbs[i], word))
+			return true;
+	return false;
+}
+
+/* All verbs; or those whose first word is `group`. */
+static void help(FILE *f, const char *group)
+{
+	fprintf(f, "Usage: holdfast %s%sVERB [OPTION...] [ARGUMENT...]\n\n", group,
+		*group ? " " : "");
+	if (!*group)
+		fprintf(f, "Virtual machines and the containers in them, under control across "
+			   "live migrations.\n\n");
+	for (size_t i = 0; i < HF_ARRAY_SIZE(verbs); i++)
+		if (in_group(verbs[i], group))
+			fprintf(f, "  %-16s %s\n", verbs[i]->name, verbs[i]->brief);
+	if (*group)
+		return;
 	fprintf(f, "\nOptions of every verb:\n"
 		   "  --node DIR   the node's state folder ($HOLDFAST_NODE, /run/holdfast,\n"
 		   "               $XDG_RUNTIME_DIR/holdfast without root)\n"
@@ -26,25 +46,31 @@ static void help(FILE *f)
 		   "the process, and with 125 when there is none.\n");
 }
 
+static bool asks_for_help(const char *arg)
+{
+	return !strcmp(arg, "--help") || !strcmp(arg, "-h") || !strcmp(arg, "help");
+}
+
 int main(int argc, char **argv)
 {
-	if (argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "help"))) {
-		help(stdout);
+	const char *first = argc > 1 ? argv[1] : "", *second = argc > 2 ? argv[2] : "";
+	char two[64];
+	if (asks_for_help(first) || (is_group(first) && asks_for_help(second))) {
+		help(stdout, asks_for_help(first) ? "" : first);
 		return CLI_OK;
 	}
-	if (argc >= 2 && !strcmp(argv[1], "--version"))
+	if (!strcmp(first, "--version"))
 		argv[1] = (char *)"version";
-	for (size_t i = 0; argc >= 2 && i < HF_ARRAY_SIZE(verbs); i++) {
+	(void)snprintf(two, sizeof(two), "%s %s", first, second);
+	for (size_t i = 0; argc > 1 && i < HF_ARRAY_SIZE(verbs); i++) {
 		struct cli cli = { 0 };
-		char two[64];
-		(void)snprintf(two, sizeof(two), "%s %s", argv[1], argc > 2 ? argv[2] : "");
 		if (!strcmp(argv[1], verbs[i]->name))
 			return verbs[i]->run(&cli, argc - 1, argv + 1);
 		if (!strcmp(two, verbs[i]->name))
 			return verbs[i]->run(&cli, argc - 2, argv + 2);
 	}
-	if (argc >= 2)
-		fprintf(stderr, "holdfast: %s: no such verb\n", argv[1]);
-	help(stderr);
+	if (*first)
+		fprintf(stderr, "holdfast: %s: no such verb\n", is_group(first) ? two : first);
+	help(stderr, is_group(first) ? first : "");
 	return CLI_USAGE;
 }

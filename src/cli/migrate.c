@@ -204,7 +204,7 @@ static int run(struct cli *cli, int argc, char **argv)
 	return r;
 }
 
-const struct cli_verb cli_migrate = { "migrate",
+const struct cli_verb cli_migrate = { "migrate", "move a VM to another node while it runs",
 	"VM --to NODE [--mode seamless|disruptive] [--cid N] [--keep FILE] [--timeout S] "
 	"[--auto-cancel]",
 	"Moves the VM to another node while it runs. Whatever fails before the switchover leaves "

@@ -47,5 +47,5 @@ static int run(struct cli *cli, int argc, char **argv)
 	return CLI_OK;
 }
 
-const struct cli_verb cli_ps = { "ps", "VM",
+const struct cli_verb cli_ps = { "ps", "list processes", "VM",
 	"Lists the processes of a VM, those that have ended too.\n\n", run };

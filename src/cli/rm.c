@@ -55,7 +55,8 @@ static int run(struct cli *cli, int argc, char **argv)
 	return cli_tell(cli, vm, json_pack("{s:s, s:s}", "cmd", "rm", "container", container));
 }
 
-const struct cli_verb cli_rm = { "rm", "[--force] VM CONTAINER",
+const struct cli_verb cli_rm = { "rm", "remove a container that has ended",
+	"[--force] VM CONTAINER",
 	"Removes a container that has ended: its files in the guest, its processes in ps, their "
 	"output.\n\n"
 	"  --force      kill it first if it runs\n",

@@ -15,4 +15,5 @@ static int run(struct cli *cli, int argc, char **argv)
 	return CLI_OK;
 }
 
-const struct cli_verb cli_version = { "version", "", "Prints the version.\n\n", run };
+const struct cli_verb cli_version = { "version", "print the version", "", "Prints the version.\n\n",
+	run };

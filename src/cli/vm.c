@@ -184,7 +184,7 @@ static int run_vm(struct cli *cli, int argc, char **argv)
 	return r;
 }
 
-const struct cli_verb cli_vm_run = { "vm run", "NAME [OPTION...]",
+const struct cli_verb cli_vm_run = { "vm run", "start a VM", "NAME [OPTION...]",
 	"Starts a VM and its supervisor, and returns when the guest is ready. A VM whose "
 	"supervisor has\n"
 	"died is taken over as it is.\n\n"
@@ -212,7 +212,7 @@ static int stop_vm(struct cli *cli, int argc, char **argv)
 	return cli_tell(cli, argv[optind], json_pack("{s:s}", "cmd", "stop"));
 }
 
-const struct cli_verb cli_vm_stop = { "vm stop", "NAME",
+const struct cli_verb cli_vm_stop = { "vm stop", "end a VM", "NAME",
 	"Ends a VM at once, with all that runs in it.\n\n", stop_vm };
 
 static int list_one(void *ctx, const struct hf_vm_entry *e)
@@ -238,7 +238,7 @@ static int list_vms(struct cli *cli, int argc, char **argv)
 	return r < 0 ? cli_fail(cli, &err, CLI_FAILED) : CLI_OK;
 }
 
-const struct cli_verb cli_vm_list = { "vm list", "",
+const struct cli_verb cli_vm_list = { "vm list", "list the VMs of a node", "",
 	"Lists the VMs of a node: alive, dead (take it over with vm run), stopped, or moved.\n\n",
 	list_vms };
 
@@ -307,7 +307,7 @@ static int rm_vm(struct cli *cli, int argc, char **argv)
 	return CLI_OK;
 }
 
-const struct cli_verb cli_vm_rm = { "vm rm", "NAME",
+const struct cli_verb cli_vm_rm = { "vm rm", "remove what a VM has left", "NAME",
 	"Removes what a VM that was stopped, or has moved, has left on its node: logs, output, and "
 	"the\n"
 	"sign that tells command lines where it went.\n\n",

@@ -21,5 +21,5 @@ static int run(struct cli *cli, int argc, char **argv)
 	return CLI_OK;
 }
 
-const struct cli_verb cli_wait = { "wait", "VM PROCESS",
+const struct cli_verb cli_wait = { "wait", "wait for a process's exit code", "VM PROCESS",
 	"Waits until the process has ended and prints its exit code.\n\n", run };
