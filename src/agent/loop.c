@@ -101,8 +101,3 @@ void agt_timer_free(struct agt_timer *t)
 	if (t)
 		uv_close((uv_handle_t *)&t->handle, free_handle);
 }
-
-uint64_t agt_now_us(void)
-{
-	return uv_hrtime() / 1000;
-}

@@ -31,6 +31,4 @@ void agt_timer_set(struct agt_timer *t, uint64_t in_ms); /* once; sets again if 
 void agt_timer_stop(struct agt_timer *t);
 void agt_timer_free(struct agt_timer *t); /* accepts NULL */
 
-uint64_t agt_now_us(void); /* monotonic */
-
 #endif

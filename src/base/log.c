@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "log.h"
+#include "clock.h"
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -7,7 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* syscalls: clock_gettime write */
+/* syscalls: write */
 
 #define LOG_LINE_MAX 1024
 
@@ -59,17 +60,17 @@ static size_t append(char *line, size_t n, const char *text, bool json)
 
 static size_t format_line(char *line, enum hf_log_level level, const char *text)
 {
-	struct timespec ts;
 	struct tm tm;
 	char when[32] = "";
-	(void)clock_gettime(CLOCK_REALTIME, &ts); /* cannot fail for this clock */
-	if (gmtime_r(&ts.tv_sec, &tm))
+	uint64_t now_us = hf_date_us();
+	time_t now_s = (time_t)(now_us / 1000000);
+	if (gmtime_r(&now_s, &tm))
 		(void)strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%S", &tm);
 	bool json = log_format == HF_LOG_JSON;
 	int head = snprintf(line, LOG_LINE_MAX,
 		json ? "{\"time\":\"%s.%06ldZ\",\"level\":\"%s\",\"program\":\"%s\",\"msg\":\""
 		     : "%s.%06ldZ %s %s: ",
-		when, ts.tv_nsec / 1000, level_names[level], log_program);
+		when, (long)(now_us % 1000000), level_names[level], log_program);
 	size_t n = append(line, (size_t)head, text, json);
 	if (json) {
 		line[n++] = '"';
@@ -88,8 +89,8 @@ void hf_log_write(enum hf_log_level level, const char *fmt, ...)
 	int len = vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	if (log_dropped > 0 && len >= 0 && (size_t)len < sizeof(text))
-		(void)snprintf(text + len, sizeof(text) - (size_t)len, " (%lu lines before were dropped)",
-			log_dropped);
+		(void)snprintf(text + len, sizeof(text) - (size_t)len,
+			" (%lu lines before were dropped)", log_dropped);
 	size_t n = format_line(line, level, text);
 	if (write(log_fd, line, n) < 0)
 		log_dropped++;

@@ -10,6 +10,7 @@
  *
  * It asks the library only; each line's number is checked against the one before it.
  */
+#include "base/clock.h"
 #include "cli.h"
 #include <errno.h>
 #include <ftw.h>
@@ -17,7 +18,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #define VM        "demo"
@@ -53,17 +53,10 @@ struct demo {
 	bool failed;
 };
 
-static uint64_t now_us(void)
-{
-	struct timespec ts;
-	(void)clock_gettime(CLOCK_MONOTONIC, &ts); /* cannot fail for this clock */
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
 static void HF_PRINTF(2, 3) say(struct demo *d, const char *fmt, ...)
 {
 	char text[256];
-	double s = (double)(now_us() - d->began_us) / 1e6;
+	double s = (double)(hf_now_us() - d->began_us) / 1e6;
 	va_list ap;
 	va_start(ap, fmt);
 	(void)vsnprintf(text, sizeof(text), fmt, ap); /* a cut text is still a text */
@@ -88,7 +81,7 @@ static void take_line(struct lines *l)
 {
 	l->part[l->part_len] = '\0';
 	const char *space = strrchr(l->part, ' ');
-	uint64_t n = space ? strtoull(space + 1, NULL, 10) : 0, now = now_us();
+	uint64_t n = space ? strtoull(space + 1, NULL, 10) : 0, now = hf_now_us();
 	if (n == l->seen + 1)
 		l->seen = n;
 	else if (n > l->seen) {
@@ -122,7 +115,7 @@ static int pump_input(struct demo *d, struct hf_err *err)
 {
 	char line[32];
 	int r = d->input ? hf_vm_stream_step(d->input, err) : 0;
-	if (r < 0 || !d->input || now_us() < d->next_line_us)
+	if (r < 0 || !d->input || hf_now_us() < d->next_line_us)
 		return r;
 	int n = snprintf(line, sizeof(line), "echo %llu\n", (unsigned long long)d->sent + 1);
 	ssize_t w = hf_vm_stream_write(d->input, line, (size_t)n);
@@ -130,7 +123,7 @@ static int pump_input(struct demo *d, struct hf_err *err)
 		w < n) /* the window is 256 KiB: a line of it always fits or the demo is stuck */
 		return hf_err_set(err, -EIO, "the input's window took half a line");
 	d->sent += w == n;
-	d->next_line_us = now_us() + LINE_MS * 1000;
+	d->next_line_us = hf_now_us() + LINE_MS * 1000;
 	return 0;
 }
 
@@ -138,7 +131,7 @@ static int pump_input(struct demo *d, struct hf_err *err)
 static int pump(struct demo *d, struct hf_vm *vm, uint64_t ms, json_t **ret_answer,
 	hf_vm_event_fn *fn, struct hf_err *err)
 {
-	uint64_t deadline = now_us() + ms * 1000;
+	uint64_t deadline = hf_now_us() + ms * 1000;
 	for (;;) {
 		struct hf_vm_stream *const streams[] = { d->counter.stream, d->echo.stream,
 			d->input };
@@ -161,7 +154,7 @@ static int pump(struct demo *d, struct hf_vm *vm, uint64_t ms, json_t **ret_answ
 		}
 		if (r < 0)
 			return r;
-		if (now_us() >= deadline)
+		if (hf_now_us() >= deadline)
 			return vm ? hf_err_set(err, -ETIMEDOUT, "no answer within %llu ms",
 					    (unsigned long long)ms)
 				  : 0;
@@ -228,7 +221,8 @@ static int run_script(struct demo *d, const char *script, char *out, size_t cap,
 			err);
 	if (r == 0)
 		r = hf_vm_stream_open(d->node[0], VM, process, "stdout", 0, true, &s, err);
-	for (uint64_t end = now_us() + STEP_MS * 1000ull; r == 0 && n != 0 && now_us() < end;) {
+	for (uint64_t end = hf_now_us() + STEP_MS * 1000ull;
+		r == 0 && n != 0 && hf_now_us() < end;) {
 		r = hf_vm_stream_step(s, err);
 		if (r == 0 && len < cap - 1 &&
 			(n = hf_vm_stream_read(s, out + len, cap - 1 - len)) > 0)
@@ -335,13 +329,13 @@ static int boot(struct demo *d)
 {
 	char *argv[] = { (char *)"run", (char *)"--node", d->node[0], (char *)VM, NULL };
 	struct cli cli = { .node = d->node[0] };
-	uint64_t began = now_us();
+	uint64_t began = hf_now_us();
 	say(d, "booting a VM on node A");
 	if (cli_vm_run.run(&cli, 4, argv) != CLI_OK) {
 		d->failed = true;
 		return -EIO;
 	}
-	say(d, "the guest is ready after %.1f s", (double)(now_us() - began) / 1e6);
+	say(d, "the guest is ready after %.1f s", (double)(hf_now_us() - began) / 1e6);
 	return 0;
 }
 
@@ -376,7 +370,8 @@ static bool echo_complete(struct demo *d)
 	struct hf_vm_stream *input = d->input;
 	hf_vm_stream_end(input);
 	d->input = NULL;
-	for (uint64_t end = now_us() + STEP_MS * 1000ull; now_us() < end && d->echo.seen < d->sent;)
+	for (uint64_t end = hf_now_us() + STEP_MS * 1000ull;
+		hf_now_us() < end && d->echo.seen < d->sent;)
 		if (hf_vm_stream_step(input, &err) < 0 || pump(d, NULL, 1, NULL, NULL, &err) < 0)
 			break;
 	hf_vm_stream_free(input);
@@ -450,7 +445,9 @@ static int run(struct cli *cli, int argc, char **argv)
 		free(d);
 		return cli_options_exit(r);
 	}
-	*d = (struct demo){ .cli = cli, .dir = "/tmp/holdfast-demo-XXXXXX", .began_us = now_us() };
+	*d = (struct demo){
+		.cli = cli, .dir = "/tmp/holdfast-demo-XXXXXX", .began_us = hf_now_us()
+	};
 	if (!mkdtemp(d->dir)) {
 		free(d);
 		return cli_fail(cli, &(struct hf_err){ -EIO, "no temporary folder can be made" },

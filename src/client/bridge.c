@@ -191,7 +191,7 @@ void bridge_accept(struct hf_guest *g, int fd)
 	bridge_close(g);
 	b->source.fd = fd;
 	b->tuple = guest_tuple(fd);
-	b->deadline_us = guest_now_us() + GUEST_NEGOTIATE_US;
+	b->deadline_us = hf_now_us() + GUEST_NEGOTIATE_US;
 	int r = bridge_open(g);
 	if (r == 0)
 		r = negotiate(g);

@@ -70,11 +70,11 @@ int hf_conn_fd(const struct hf_conn_ctl *c)
 
 /* ---- messages ---- */
 
-static int wait_for(struct hf_conn_ctl *c, short events, uint64_t until_ms, struct hf_err *reterr)
+static int wait_for(struct hf_conn_ctl *c, short events, uint64_t until_us, struct hf_err *reterr)
 {
 	struct pollfd p = { .fd = c->fd, .events = events };
-	uint64_t now = vm_now_ms();
-	int r = poll(&p, 1, now < until_ms ? (int)(until_ms - now) : 0);
+	uint64_t now = hf_now_us();
+	int r = poll(&p, 1, now < until_us ? (int)((until_us - now + 999) / 1000) : 0);
 	if (r == 0)
 		return hf_err_set(
 			reterr, -ETIMEDOUT, "vm \"%s\": holdfastd does not answer", c->vm);
@@ -136,7 +136,7 @@ static int receive(struct hf_conn_ctl *c, json_t **ret_msg, struct hf_err *reter
 }
 
 static int send_line(
-	struct hf_conn_ctl *c, const char *text, int fd, uint64_t until_ms, struct hf_err *reterr)
+	struct hf_conn_ctl *c, const char *text, int fd, uint64_t until_us, struct hf_err *reterr)
 {
 	size_t n = strlen(text), sent = 0;
 	while (sent < n) {
@@ -145,7 +145,7 @@ static int send_line(
 			return gone(c, reterr);
 		if (k > 0)
 			sent += (size_t)k;
-		int r = k < 0 ? wait_for(c, POLLOUT, until_ms, reterr) : 0;
+		int r = k < 0 ? wait_for(c, POLLOUT, until_us, reterr) : 0;
 		if (r < 0)
 			return r;
 	}
@@ -156,7 +156,7 @@ static int send_line(
 static int call(struct hf_conn_ctl *c, const char *cmd, json_t *args, int fd, json_t **ret_answer,
 	struct hf_err *reterr)
 {
-	uint64_t until_ms = vm_now_ms() + (uint64_t)c->deadline_ms;
+	uint64_t until_us = hf_now_us() + (uint64_t)c->deadline_ms * 1000;
 	json_t *answer = NULL;
 	if (!args)
 		args = json_object();
@@ -172,9 +172,9 @@ static int call(struct hf_conn_ctl *c, const char *cmd, json_t *args, int fd, js
 	text = line;
 	memcpy(text + n, "\n", 2);
 	fd_closep(&c->got_fd);
-	int r = send_line(c, text, fd, until_ms, reterr);
+	int r = send_line(c, text, fd, until_us, reterr);
 	while (r == 0 && (r = receive(c, &answer, reterr)) == 0)
-		r = wait_for(c, POLLIN, until_ms, reterr);
+		r = wait_for(c, POLLIN, until_us, reterr);
 	if (r < 0)
 		return r;
 	r = vm_answer_error(answer, reterr);

@@ -8,18 +8,20 @@
 
 #define LINE_MAX_BYTES (64u << 20) /* an answer with all connections of a VM */
 
-static int wait_for(int fd, short events, uint64_t until_ms)
+static int wait_for(int fd, short events, uint64_t until_us)
 {
 	struct pollfd p = { .fd = fd, .events = events };
-	uint64_t now = vm_now_ms();
-	int ms = until_ms == UINT64_MAX ? -1 : until_ms > now ? (int)(until_ms - now) : 0;
+	uint64_t now = hf_now_us();
+	int ms = until_us == UINT64_MAX ? -1
+		 : until_us > now       ? (int)((until_us - now + 999) / 1000)
+					: 0;
 	int n = poll(&p, 1, ms);
 	if (n < 0)
 		return errno == EINTR ? 0 : -errno;
 	return n == 0 ? -ETIMEDOUT : 0;
 }
 
-static int send_all(int fd, const char *text, size_t n, uint64_t until_ms)
+static int send_all(int fd, const char *text, size_t n, uint64_t until_us)
 {
 	while (n > 0) {
 		ssize_t k = send(fd, text, n, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -30,14 +32,14 @@ static int send_all(int fd, const char *text, size_t n, uint64_t until_ms)
 		}
 		if (k < 0 && errno != EAGAIN && errno != EINTR)
 			return -errno;
-		int r = wait_for(fd, POLLOUT, until_ms);
+		int r = wait_for(fd, POLLOUT, until_us);
 		if (r < 0)
 			return r;
 	}
 	return 0;
 }
 
-static int receive_line(int fd, struct hf_lines *lines, uint64_t until_ms, char **ret_line)
+static int receive_line(int fd, struct hf_lines *lines, uint64_t until_us, char **ret_line)
 {
 	char buf[16384];
 	for (;;) {
@@ -50,7 +52,7 @@ static int receive_line(int fd, struct hf_lines *lines, uint64_t until_ms, char 
 		if (n > 0)
 			r = hf_lines_feed(lines, buf, (size_t)n);
 		else if (errno == EAGAIN || errno == EINTR)
-			r = wait_for(fd, POLLIN, until_ms);
+			r = wait_for(fd, POLLIN, until_us);
 		else
 			r = -errno;
 		if (r < 0)
@@ -73,13 +75,13 @@ static char *request_line(const char *request_json)
 	return line ? strcat(line, "\n") : NULL;
 }
 
-static int exchange(int fd, const char *line, struct hf_lines *lines, uint64_t until_ms,
+static int exchange(int fd, const char *line, struct hf_lines *lines, uint64_t until_us,
 	char **ret_json, struct hf_err *reterr)
 {
 	char *answer = NULL;
-	int r = send_all(fd, line, strlen(line), until_ms);
+	int r = send_all(fd, line, strlen(line), until_us);
 	if (r == 0)
-		r = receive_line(fd, lines, until_ms, &answer);
+		r = receive_line(fd, lines, until_us, &answer);
 	if (r < 0)
 		return hf_err_set(reterr, r, "no answer: %s", strerror(-r));
 	json_t *msg = json_loads(answer, JSON_REJECT_DUPLICATES, NULL);
@@ -105,7 +107,7 @@ int hf_device_call(const char *control_path, const char *request_json, int patie
 			r == -ENOENT || r == -ECONNREFUSED
 				? ": is holdfastd running with --control?"
 				: "");
-	uint64_t until = patience_ms < 0 ? UINT64_MAX : vm_now_ms() + (uint64_t)patience_ms;
+	uint64_t until = patience_ms < 0 ? UINT64_MAX : hf_now_us() + (uint64_t)patience_ms * 1000;
 	hf_lines_init(&lines, LINE_MAX_BYTES);
 	r = exchange(fd, line, &lines, until, ret_json, reterr);
 	hf_lines_done(&lines);

@@ -18,16 +18,8 @@
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #define DISPATCH_EVENTS 256 /* per call, so that the caller's loop is not kept waiting */
-
-int64_t guest_now_us(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
-}
 
 void guest_wake(struct hf_guest *g)
 {
@@ -194,7 +186,7 @@ int hf_guest_fd(const struct hf_guest *g)
 
 int64_t hf_guest_timeout_us(const struct hf_guest *g)
 {
-	int64_t at = INT64_MAX;
+	uint64_t at = UINT64_MAX;
 	if (g->standing)
 		return -1;
 	if (g->bridge.source.fd >= 0 && !g->bridge.negotiated)
@@ -203,10 +195,10 @@ int64_t hf_guest_timeout_us(const struct hf_guest *g)
 		at = HF_MIN(at, g->save_us);
 	if (g->accept_us)
 		at = HF_MIN(at, g->accept_us);
-	if (at == INT64_MAX)
+	if (at == UINT64_MAX)
 		return -1;
-	int64_t now = guest_now_us();
-	return at > now ? at - now : 0;
+	uint64_t now = hf_now_us();
+	return at > now ? (int64_t)(at - now) : 0;
 }
 
 bool hf_guest_is_connected(const struct hf_guest *g)
@@ -218,7 +210,7 @@ bool hf_guest_is_connected(const struct hf_guest *g)
 
 static void accept_again(struct hf_guest *g)
 {
-	if (g->accept_us == 0 || guest_now_us() < g->accept_us)
+	if (g->accept_us == 0 || hf_now_us() < g->accept_us)
 		return;
 	g->accept_us = 0;
 	guest_listen_all(g, EPOLLIN);
@@ -282,10 +274,10 @@ static void run_streams(struct hf_guest *g)
 
 static void save(struct hf_guest *g)
 {
-	if (!g->dirty || guest_now_us() < g->save_us)
+	if (!g->dirty || hf_now_us() < g->save_us)
 		return;
 	if (g->events.state_changed && g->events.state_changed(g->events.ctx, g) < 0) {
-		g->save_us = guest_now_us() + GUEST_SAVE_RETRY_US;
+		g->save_us = hf_now_us() + GUEST_SAVE_RETRY_US;
 		return;
 	}
 	g->save_us = 0;
@@ -349,7 +341,7 @@ int hf_guest_dispatch(struct hf_guest *g, struct hf_err *reterr)
 	for (int i = 0; i < DISPATCH_EVENTS && (r = one_event(g, reterr)) > 0; i++)
 		;
 	if (g->bridge.source.fd >= 0 && !g->bridge.negotiated &&
-		guest_now_us() >= g->bridge.deadline_us)
+		hf_now_us() >= g->bridge.deadline_us)
 		bridge_lost(g, -ETIMEDOUT, "the guest did not answer the negotiation in 10 s");
 	finish_round(g);
 	g->dispatching = false;

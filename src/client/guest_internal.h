@@ -17,6 +17,7 @@
 #ifndef HF_GUEST_INTERNAL_H
 #define HF_GUEST_INTERNAL_H
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/fd.h"
 #include "base/list.h"
@@ -98,7 +99,7 @@ struct bridge {
 	struct source source;
 	struct tuple tuple;
 	bool negotiated;
-	int64_t deadline_us; /* of the negotiation */
+	uint64_t deadline_us; /* of the negotiation */
 	struct brg_reader reader;
 	uint8_t *out; /* frames on their way: out[pos, len) */
 	size_t out_pos, out_len, out_cap;
@@ -156,12 +157,11 @@ struct hf_guest {
 	bool woken;    /* the wake descriptor is readable */
 	bool dirty;    /* the state has changed and was not saved */
 	bool dispatching;
-	int64_t save_us;   /* no save before this */
-	int64_t accept_us; /* no accept before this: there were no descriptors; 0: any time */
-	uint8_t *scratch;  /* GUEST_READ_MAX bytes for reading streams */
+	uint64_t save_us;   /* no save before this */
+	uint64_t accept_us; /* no accept before this: there were no descriptors; 0: any time */
+	uint8_t *scratch;   /* GUEST_READ_MAX bytes for reading streams */
 };
 
-int64_t guest_now_us(void);
 void guest_wake(struct hf_guest *g);
 void guest_dirty(struct hf_guest *g);
 

@@ -103,7 +103,7 @@ int guest_accept(struct hf_guest *g, struct source *s)
 	int r = -errno;
 	if (r == -EMFILE || r == -ENFILE || r == -ENOBUFS || r == -ENOMEM) {
 		guest_listen_all(g, 0);
-		g->accept_us = guest_now_us() + GUEST_ACCEPT_RETRY_US;
+		g->accept_us = hf_now_us() + GUEST_ACCEPT_RETRY_US;
 	}
 	return r;
 }

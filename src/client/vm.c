@@ -22,7 +22,6 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #define VM_LINE_MAX  (1024 * 1024)
 #define VM_RETRY_MS  20
@@ -36,13 +35,6 @@ struct hf_vm {
 	json_t *current; /* handed out last */
 	char *text;
 };
-
-uint64_t vm_now_ms(void)
-{
-	struct timespec ts;
-	(void)clock_gettime(CLOCK_MONOTONIC, &ts); /* cannot fail for this clock */
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 /* ---- Finding the supervisor ---- */
 
@@ -73,8 +65,8 @@ int vm_link_init(struct vm_link *l, const char *node, const char *name, struct h
 	(void)snprintf(l->node, sizeof(l->node), "%s", l->home);
 	(void)snprintf(l->name, sizeof(l->name), "%s", name);
 	hf_lines_init(&l->lines, VM_LINE_MAX);
-	l->retry_ms = vm_now_ms();
-	l->give_up_ms = l->retry_ms + (uint64_t)l->patience_ms;
+	l->retry_us = hf_now_us();
+	l->give_up_us = l->retry_us + (uint64_t)l->patience_ms * 1000;
 	return 0;
 }
 
@@ -108,8 +100,8 @@ static int not_there(const struct vm_link *l, int why, struct hf_err *reterr)
 int vm_link_connect(struct vm_link *l, struct hf_err *reterr)
 {
 	char path[HF_NODE_PATH_MAX];
-	uint64_t now = vm_now_ms();
-	if (now < l->retry_ms)
+	uint64_t now = hf_now_us();
+	if (now < l->retry_us)
 		return 0;
 	(void)snprintf(l->node, sizeof(l->node), "%s", l->home);
 	for (int i = 0; i < VM_MOVES_MAX && moved_to(l->node, l->name, l->node); i++)
@@ -120,27 +112,27 @@ int vm_link_connect(struct vm_link *l, struct hf_err *reterr)
 		hf_lines_done(&l->lines);
 		return 1;
 	}
-	if (r == -ENOENT || r == -EACCES || !l->met || now >= l->give_up_ms)
+	if (r == -ENOENT || r == -EACCES || !l->met || now >= l->give_up_us)
 		return not_there(l, r, reterr);
-	l->retry_ms = now + VM_RETRY_MS;
+	l->retry_us = now + VM_RETRY_MS * 1000;
 	return 0;
 }
 
 void vm_link_lost(struct vm_link *l)
 {
 	fd_closep(&l->fd);
-	l->retry_ms = vm_now_ms() + VM_RETRY_MS;
+	l->retry_us = hf_now_us() + VM_RETRY_MS * 1000;
 }
 
 void vm_link_works(struct vm_link *l)
 {
-	l->give_up_ms = vm_now_ms() + (uint64_t)l->patience_ms;
+	l->give_up_us = hf_now_us() + (uint64_t)l->patience_ms * 1000;
 }
 
 int vm_link_timeout(const struct vm_link *l)
 {
-	uint64_t now = vm_now_ms();
-	return l->fd >= 0 ? -1 : l->retry_ms > now ? (int)(l->retry_ms - now) : 0;
+	uint64_t now = hf_now_us();
+	return l->fd >= 0 ? -1 : l->retry_us > now ? (int)((l->retry_us - now + 999) / 1000) : 0;
 }
 
 int vm_link_read(struct vm_link *l, char **ret_line)
@@ -295,7 +287,7 @@ static int send_request(struct hf_vm *vm)
 /* A message: 1 the answer, 2 an event, 0 nothing of ours, -errno a refusal. */
 static int take(struct hf_vm *vm, char *line, struct hf_err *reterr)
 {
-	uint64_t give_up = vm->link.give_up_ms;
+	uint64_t give_up = vm->link.give_up_us;
 	json_decref(vm->current);
 	vm->current = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
 	vm_link_works(&vm->link);
@@ -305,9 +297,9 @@ static int take(struct hf_vm *vm, char *line, struct hf_err *reterr)
 		!vm->request)
 		return 0;
 	int r = vm_answer_error(vm->current, reterr);
-	if (r == -EAGAIN && vm_now_ms() < give_up) {
+	if (r == -EAGAIN && hf_now_us() < give_up) {
 		lost(vm);
-		vm->link.give_up_ms = give_up; /* a refusal is no progress */
+		vm->link.give_up_us = give_up; /* a refusal is no progress */
 		return 0;
 	}
 	free(vm->request);

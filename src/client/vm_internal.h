@@ -3,6 +3,7 @@
 #ifndef HF_CLIENT_VM_INTERNAL_H
 #define HF_CLIENT_VM_INTERNAL_H
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/fd.h"
 #include "base/line.h"
@@ -14,14 +15,13 @@ struct vm_link {
 	char home[HF_NODE_PATH_MAX]; /* where the search begins */
 	char node[HF_NODE_PATH_MAX]; /* where it ended last */
 	char name[HF_NODE_NAME_MAX + 1];
-	int fd;   /* -1: not connected; then retry_ms says when to try */
+	int fd;   /* -1: not connected; then retry_us says when to try */
 	bool met; /* was connected once: the VM exists, and is waited for */
 	int patience_ms;
-	uint64_t retry_ms, give_up_ms;
+	uint64_t retry_us, give_up_us;
 	struct hf_lines lines;
 };
 
-uint64_t vm_now_ms(void);
 int vm_link_init(struct vm_link *l, const char *node, const char *name, struct hf_err *reterr);
 void vm_link_done(struct vm_link *l);
 /* 1: connected now; 0: not yet; -errno: it will not be. */

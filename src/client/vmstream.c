@@ -147,7 +147,7 @@ static int read_answer(struct hf_vm_stream *s, struct hf_err *reterr)
 		lost(s);
 		return 0;
 	}
-	if (r == -EAGAIN && vm_now_ms() < s->link.give_up_ms) {
+	if (r == -EAGAIN && hf_now_us() < s->link.give_up_us) {
 		lost(s);
 		return 0;
 	}

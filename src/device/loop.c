@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 #include "loop.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include <errno.h>
 #include <sched.h>
 #include <string.h>
-#include <time.h>
 
-/* syscalls: sched_yield epoll_wait epoll_pwait epoll_ctl clock_gettime close */
+/* syscalls: sched_yield epoll_wait epoll_pwait epoll_ctl close */
 
 #define EVENTS_PER_TURN 64
 #define WAIT_MAX_MS     (24u * 3600 * 1000)
@@ -16,13 +16,6 @@
 #define POLL_GAP_US     200u   /* between two looks: somebody else needs the processor */
 #define PAUSE_MIN_US    10000u /* no look for so long after that, and longer the next time */
 #define PAUSE_MAX_US    1000000u
-
-static uint64_t clock_us(void)
-{
-	struct timespec ts;
-	(void)clock_gettime(CLOCK_MONOTONIC, &ts); /* cannot fail with this clock */
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
 
 /* Until the time to wake up at; rounded up, or we would find nothing due. */
 static int timeout_ms(const struct dev_loop *l, uint64_t next_us)
@@ -42,7 +35,7 @@ static int look(struct dev_loop *l, struct epoll_event *ev, uint64_t until_us)
 		int n = epoll_wait(l->epfd, ev, EVENTS_PER_TURN, 0);
 		if (n == 0)
 			(void)sched_yield(); /* cannot fail */
-		l->now_us = clock_us();
+		l->now_us = hf_now_us();
 		if (l->now_us - last_us > POLL_GAP_US) {
 			l->poll_us = 0;
 			l->pause_us = HF_MIN(HF_MAX(2 * l->pause_us, PAUSE_MIN_US), PAUSE_MAX_US);
@@ -67,7 +60,7 @@ static void adapt(struct dev_loop *l, uint64_t waited_us)
 /* Waits for events until the time. */
 static int await(struct dev_loop *l, struct epoll_event *ev, uint64_t next_us)
 {
-	uint64_t began_us = l->now_us = clock_us();
+	uint64_t began_us = l->now_us = hf_now_us();
 	bool poll = l->brisk && l->poll_max_us > 0 && next_us > began_us;
 	int n = 0;
 	if (poll && l->poll_us > 0)
@@ -76,7 +69,7 @@ static int await(struct dev_loop *l, struct epoll_event *ev, uint64_t next_us)
 		if (l->on_rest)
 			l->on_rest(l->owner);
 		n = epoll_wait(l->epfd, ev, EVENTS_PER_TURN, timeout_ms(l, next_us));
-		l->now_us = clock_us();
+		l->now_us = hf_now_us();
 	}
 	if (poll)
 		adapt(l, l->now_us - began_us);
@@ -112,7 +105,7 @@ int dev_loop_init(struct dev_loop *l)
 		fd_closep(&l->epfd);
 		return r;
 	}
-	l->now_us = clock_us();
+	l->now_us = hf_now_us();
 	return dev_loop_watch(
 		l, uv_backend_fd(&l->uv), EPOLLIN, (struct dev_tag){ .what = DEV_ON_UV });
 }

@@ -2,6 +2,7 @@
 #include "takeover.h"
 #include "activation.h"
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "daemon.h"
@@ -16,9 +17,8 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
-#include <time.h>
 
-/* syscalls: fcntl getsockopt geteuid poll ppoll sendto recvfrom shutdown clock_gettime */
+/* syscalls: fcntl getsockopt geteuid poll ppoll sendto recvfrom shutdown */
 
 #define COMMIT    'C'
 #define TAKE_BACK 'X'
@@ -27,20 +27,13 @@
 static const uint8_t magic[8] = { 'H', 'F', 'T', 'A', 'K', 'E', '1', '\n' };
 enum { HEAD_RECORD = 8, HEAD_FDS = 16, HEAD_BYTES = 24 };
 
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-	(void)clock_gettime(CLOCK_MONOTONIC, &ts); /* cannot fail with this clock */
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 /* 0 when the socket is ready, -ETIMEDOUT. */
-static int wait_for(int sock, short events, uint64_t until_ms)
+static int wait_for(int sock, short events, uint64_t until_us)
 {
 	for (;;) {
-		uint64_t now = now_ms();
+		uint64_t now = hf_now_us();
 		struct pollfd p = { .fd = sock, .events = events };
-		int n = now < until_ms ? poll(&p, 1, (int)(until_ms - now)) : 0;
+		int n = now < until_us ? poll(&p, 1, (int)((until_us - now + 999) / 1000)) : 0;
 		if (n >= 0 || errno != EINTR)
 			return n > 0 ? 0 : n == 0 ? -ETIMEDOUT : -errno;
 	}
@@ -68,7 +61,7 @@ int dev_takeover_asked(struct dev_daemon *d, int sock, struct hf_err *reterr)
 /* One byte or more, all of them. With many descriptors under way the kernel wants them read
  * first. */
 static int send_all(
-	int sock, const void *buf, size_t n, const int *fds, size_t n_fds, uint64_t until_ms)
+	int sock, const void *buf, size_t n, const int *fds, size_t n_fds, uint64_t until_us)
 {
 	for (;;) {
 		ssize_t sent = unix_send_fds(sock, buf, n, fds, n_fds);
@@ -78,13 +71,13 @@ static int send_all(
 			(void)poll(NULL, 0, 1); /* only sleeps */
 		else if (sent != -EAGAIN)
 			return (int)sent;
-		int r = wait_for(sock, POLLOUT, until_ms);
+		int r = wait_for(sock, POLLOUT, until_us);
 		if (r < 0)
 			return r;
 	}
 }
 
-static int send_record(int sock, const struct dev_pack *p, uint64_t until_ms)
+static int send_record(int sock, const struct dev_pack *p, uint64_t until_us)
 {
 	uint8_t head[HEAD_BYTES];
 	HF_CLEANUP(fd_closep) int file = -1;
@@ -94,18 +87,18 @@ static int send_record(int sock, const struct dev_pack *p, uint64_t until_ms)
 	memcpy(head, magic, sizeof(magic));
 	le64_to(head + HEAD_RECORD, p->len);
 	le64_to(head + HEAD_FDS, p->n_fds);
-	r = send_all(sock, head, sizeof(head), &file, 1, until_ms);
+	r = send_all(sock, head, sizeof(head), &file, 1, until_us);
 	for (size_t i = 0; i < p->n_fds && r == 0; i += UNIX_FDS_MAX)
 		r = send_all(sock, "+", 1, p->fds + i, HF_MIN(p->n_fds - i, (size_t)UNIX_FDS_MAX),
-			until_ms);
+			until_us);
 	return r;
 }
 
 /* Has the byte come? After this none can come. */
-static bool was_committed(int sock, uint64_t until_ms)
+static bool was_committed(int sock, uint64_t until_us)
 {
 	char byte = 0;
-	int r = wait_for(sock, POLLIN, until_ms);
+	int r = wait_for(sock, POLLIN, until_us);
 	if (r < 0) {
 		static const char back = TAKE_BACK;
 		(void)send(sock, &back, 1, MSG_NOSIGNAL | MSG_DONTWAIT); /* it may be gone */
@@ -132,7 +125,7 @@ void dev_takeover_turn(struct dev_daemon *d)
 	if (d->taker < 0)
 		return;
 	struct hf_err err = { 0 };
-	uint64_t until_ms = now_ms() + DEV_TAKEOVER_MS;
+	uint64_t until_us = hf_now_us() + DEV_TAKEOVER_MS * 1000ull;
 	HF_CLEANUP(fd_closep) int sock = fd_take(&d->taker);
 	HF_CLEANUP(dev_pack_done) struct dev_pack p = { 0 };
 	int r = dev_handover_refused(d, &err); /* once more: the turn has gone on */
@@ -141,8 +134,8 @@ void dev_takeover_turn(struct dev_daemon *d)
 		return;
 	}
 	dev_handover_save(d, &p);
-	r = send_record(sock, &p, until_ms);
-	d->given = r == 0 && was_committed(sock, until_ms);
+	r = send_record(sock, &p, until_us);
+	d->given = r == 0 && was_committed(sock, until_us);
 	if (d->given)
 		tell_new_main(sock);
 	else

@@ -9,6 +9,7 @@
  * whatever happens to either supervisor. Until `go`, a source that is gone ends everything here;
  * after it, QEMU's fate decides.
  */
+#include "base/clock.h"
 #include "base/hex.h"
 #include "migrate/blob.h"
 #include "supervisor_internal.h"
@@ -33,11 +34,6 @@ struct incoming {
 	uint64_t resumed_us, alive_us, negotiated_us;
 	uv_timer_t timer;
 };
-
-static uint64_t now_us(void)
-{
-	return uv_hrtime() / 1000;
-}
 
 /* Answers the request that is under way. */
 static void answer(struct incoming *in, json_t *fields, const struct hf_err *err)
@@ -537,9 +533,9 @@ void incoming_guest_alive(struct sup *sup, bool negotiated)
 	if (!in || !in->resumed)
 		return;
 	if (!in->alive_us)
-		in->alive_us = now_us();
+		in->alive_us = hf_now_us();
 	if (negotiated && !in->negotiated_us)
-		in->negotiated_us = now_us();
+		in->negotiated_us = hf_now_us();
 	if (in->wants_commit && is_alive(in))
 		commit(in);
 }
@@ -550,7 +546,7 @@ static void resumed(struct incoming *in)
 	struct sup *sup = in->sup;
 	char path[HF_NODE_PATH_MAX];
 	in->resumed = true;
-	in->resumed_us = now_us();
+	in->resumed_us = hf_now_us();
 	sup->state = SUP_RUNNING;
 	sup->negotiated = true;
 	(void)unlink(sup_path(sup, "moved.json", path)); /* ENOENT is the usual case */

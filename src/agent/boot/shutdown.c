@@ -10,6 +10,7 @@
  * accepted, but it stays up until the end, so that exits are still told.
  */
 #include "agent/agent.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "boot.h"
 #include <signal.h>
@@ -25,7 +26,7 @@ static struct {
 static void enter(int phase, uint64_t for_ms)
 {
 	down.phase = phase;
-	down.until_us = agt_now_us() + for_ms * 1000;
+	down.until_us = hf_now_us() + for_ms * 1000;
 }
 
 /* How many processes of the agent's own still run; inits stand for their containers. */
@@ -47,7 +48,7 @@ static void look(void *arg)
 {
 	struct agt *a = arg;
 	size_t n = running(a, 0);
-	bool late = agt_now_us() >= down.until_us;
+	bool late = hf_now_us() >= down.until_us;
 	if (down.phase == FLUSHING && (late || a->n_streams == 0)) {
 		agt_stop(a, "shutdown by the host");
 		return;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "keeper.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include <dirent.h>
@@ -30,13 +31,6 @@ int agt_wait_status(const siginfo_t *si)
 {
 	int dumped = si->si_code == CLD_DUMPED ? WCOREFLAG : 0;
 	return si->si_code == CLD_EXITED ? (si->si_status & 0xff) << 8 : si->si_status | dumped;
-}
-
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-	(void)clock_gettime(CLOCK_MONOTONIC, &ts); /* cannot fail for this clock */
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
 /* The shared memory, of the program before an upgrade or new. */
@@ -184,7 +178,7 @@ int agt_keep(struct agt_keeper *k, const int *fds, size_t n_fds,
 	(void)sigprocmask(SIG_BLOCK, &set, &before); /* cannot fail with these arguments */
 	for (;;) {
 		bool wants_upgrade = false, wants_end = false;
-		uint64_t began = now_ms();
+		uint64_t began_us = hf_now_us();
 		pid_t agent = start(k, fn, arg, &before);
 		if (agent < 0)
 			return -errno;
@@ -200,7 +194,8 @@ int agt_keep(struct agt_keeper *k, const int *fds, size_t n_fds,
 				WTERMSIG(status));
 		/* who was killed from outside had no part in it */
 		bool own_fault = WTERMSIG(status) != SIGKILL;
-		died = own_fault && now_ms() - began < AGT_KEEP_STABLE_MS ? died + 1 : 0;
+		died = own_fault && hf_now_us() - began_us < AGT_KEEP_STABLE_MS * 1000ull ? died + 1
+											  : 0;
 		k->poisoned = died >= AGT_KEEP_TRIES;
 		if (died > AGT_KEEP_TRIES)
 			(void)nanosleep(&(struct timespec){ .tv_sec = 1 }, NULL); /* signals may */

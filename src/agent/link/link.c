@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "link.h"
 #include "agent/agent.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "bridge/protocol.h"
@@ -15,7 +16,7 @@ static void on_dialled(void *arg, int fd);
 static void dial_now(void *arg)
 {
 	struct agt_link *l = arg;
-	brg_reconnect_dialling(&l->reconnect, agt_now_us());
+	brg_reconnect_dialling(&l->reconnect, hf_now_us());
 	l->state = AGT_LINK_DIALLING;
 	l->dial = agt_dial_start(&l->a->loop, &l->a->flags->transport, BRG_PORT, on_dialled, l);
 	if (!l->dial)
@@ -24,7 +25,7 @@ static void dial_now(void *arg)
 
 static void next_attempt(struct agt_link *l, enum brg_outcome outcome)
 {
-	uint64_t now = agt_now_us(), at;
+	uint64_t now = hf_now_us(), at;
 	l->state = AGT_LINK_IDLE;
 	if (!brg_reconnect_next(&l->reconnect, outcome, now, &at)) {
 		l->state = AGT_LINK_STOPPED;
@@ -51,7 +52,7 @@ static void drop(struct agt_link *l)
 	free(l->mux_mem);
 	l->reader_mem = l->mux_mem = NULL;
 	agt_timer_stop(l->more);
-	l->lost_us = agt_now_us();
+	l->lost_us = hf_now_us();
 }
 
 static void lost(struct agt_link *l, const char *why)

@@ -3,6 +3,7 @@
 #include "agent/agent.h"
 #include "agent/keep/restore.h"
 #include "agent/rpc/handlers.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/hex.h"
 #include "base/log.h"
@@ -12,20 +13,16 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 /* Names this agent: the kernel's boot id and the moment of the agent's start. */
 static void name_instance(char *text, size_t cap)
 {
 	char boot[37] = "";
-	struct timespec ts = { 0 };
 	HF_CLEANUP(fd_closep)
 	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || fd_read_all(fd, boot, 36) < 0)
 		(void)snprintf(boot, sizeof(boot), "no-boot-id");
-	(void)clock_gettime(CLOCK_REALTIME, &ts); /* cannot fail for this clock */
-	(void)snprintf(text, cap, "%s:%llx", boot,
-		(unsigned long long)ts.tv_sec * 1000000000ull + (unsigned long long)ts.tv_nsec);
+	(void)snprintf(text, cap, "%s:%llx", boot, (unsigned long long)hf_date_us());
 }
 
 void agt_session_init(struct agt_session *s, struct agt *a)
@@ -196,7 +193,7 @@ static struct agt_request *new_request(
 	rq->id = f->id;
 	rq->type = f->type;
 	rq->epoch = epoch;
-	rq->began_us = agt_now_us();
+	rq->began_us = hf_now_us();
 	hf_list_init(&rq->wait);
 	hf_list_append(&s->in_flight, &rq->link);
 	s->n_in_flight++;

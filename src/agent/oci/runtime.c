@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "runtime.h"
 #include "agent/agent.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "bridge/protocol.h"
@@ -323,7 +324,7 @@ static int start(struct running *r, struct hf_err *reterr)
 		return k;
 	for (int i = 0; i < 3; i++)
 		fd_closep(&r->fd[i]);
-	r->began_us = agt_now_us();
+	r->began_us = hf_now_us();
 	a->runtime.n_waiting--;
 	agt_timer_set(r->deadline, AGT_RUNTIME_DEADLINE_MS);
 	agt_request_stage(r->rq, "OCI runtime", r->child.pid, AGT_RUNTIME_DEADLINE_MS);
@@ -334,7 +335,7 @@ static int start(struct running *r, struct hf_err *reterr)
 /* Whether another may be started now. */
 static bool has_room(const struct agt_runtime *rt)
 {
-	uint64_t now = agt_now_us();
+	uint64_t now = hf_now_us();
 	size_t young = 0;
 	hf_list_for_each (l, &rt->all) {
 		const struct running *r = HF_CONTAINER_OF(l, struct running, link);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "monitor.h"
 #include "agent/agent.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/line.h"
 #include "base/log.h"
@@ -82,7 +83,7 @@ static void again(struct agt_helper *h, uint64_t ran_ms)
 static void on_ended(void *arg, int status)
 {
 	struct agt_helper *h = arg;
-	uint64_t ran_ms = (agt_now_us() - h->began_us) / 1000;
+	uint64_t ran_ms = (hf_now_us() - h->began_us) / 1000;
 	again(h, ran_ms);
 	hf_warn("%s: ended after %lu ms, exit code %u; start %lu follows in about %u ms",
 		h->spec.argv[0], (unsigned long)ran_ms, agt_exit_code(status), h->starts + 1,
@@ -94,7 +95,7 @@ static int spawn(struct agt_helper *h, struct hf_err *reterr)
 	int fds[2];
 	stop_reading(h);
 	hf_lines_init(&h->lines, LINE_LEN_MAX);
-	h->began_us = agt_now_us();
+	h->began_us = hf_now_us();
 	h->starts++;
 	if (pipe2(fds, O_CLOEXEC) < 0)
 		return hf_err_set(

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "worker.h"
 #include "agent/agent.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include <errno.h>
@@ -156,7 +157,7 @@ int agt_work_start(struct agt *a, const struct agt_work *work, struct hf_err *re
 	if (!w)
 		return hf_err_set(reterr, -ENOMEM, "%s: no memory", work->what);
 	*w = (struct worker){ .a = a, .work = *work, .pipe = -1 };
-	w->began_us = agt_now_us();
+	w->began_us = hf_now_us();
 	hf_list_append(&a->workers, &w->link);
 	w->child.fn = on_ended;
 	w->child.arg = w;
@@ -182,7 +183,7 @@ bool agt_work_describe(const struct agt *a, size_t i, char *text, size_t cap)
 		if (i-- > 0)
 			continue;
 		(void)snprintf(text, cap, "worker %d: %s, for %lu of %d ms%s", (int)w->child.pid,
-			w->work.what, (unsigned long)((agt_now_us() - w->began_us) / 1000),
+			w->work.what, (unsigned long)((hf_now_us() - w->began_us) / 1000),
 			AGT_WORK_DEADLINE_MS, w->told ? ", given up, does not end" : "");
 		return true;
 	}
@@ -194,7 +195,7 @@ json_t *agt_work_list(const struct agt *a)
 	json_t *list = json_array();
 	hf_list_for_each (l, &a->workers) {
 		const struct worker *w = HF_CONTAINER_OF(l, struct worker, link);
-		json_int_t age = (json_int_t)((agt_now_us() - w->began_us) / 1000);
+		json_int_t age = (json_int_t)((hf_now_us() - w->began_us) / 1000);
 		(void)json_array_append_new(
 			list, json_pack("{s:i, s:s, s:I, s:I, s:b}", "Pid", (int)w->child.pid,
 				      "What", w->work.what, "AgeMs", age, "DeadlineMs",

@@ -4,6 +4,7 @@
 #include "agent/host/cgroup.h"
 #include "agent/proc/monitor.h"
 #include "agent/proc/worker.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "bridge/protocol.h"
 #include "handlers.h"
@@ -72,7 +73,7 @@ static void answer_requests(struct agt_request *me)
 {
 	struct agt *a = me->a;
 	json_t *list = json_array();
-	uint64_t now = agt_now_us();
+	uint64_t now = hf_now_us();
 	size_t more = 0;
 	hf_list_for_each (l, &a->session.in_flight) {
 		const struct agt_request *rq = HF_CONTAINER_OF(l, struct agt_request, link);
@@ -152,7 +153,7 @@ static void dump_link(struct dump *d, const struct agt *a)
 static void dump_objects(struct dump *d, const struct agt *a)
 {
 	static const char *const states[] = { "running", "draining its output", "exited" };
-	uint64_t now = agt_now_us();
+	uint64_t now = hf_now_us();
 	hf_list_for_each (l, &a->session.in_flight) {
 		const struct agt_request *rq = HF_CONTAINER_OF(l, struct agt_request, link);
 		line(d, "request %lu: %s, container \"%s\", for %lu ms%s\n", (unsigned long)rq->id,

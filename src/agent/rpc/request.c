@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "request.h"
 #include "agent/agent.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "bridge/frame.h"
 #include "bridge/protocol.h"
@@ -55,7 +56,7 @@ void agt_request_stage(struct agt_request *rq, const char *what, pid_t pid, uint
 		return;
 	rq->stage = what;
 	rq->stage_pid = pid;
-	rq->deadline_us = deadline_ms ? agt_now_us() + deadline_ms * 1000 : 0;
+	rq->deadline_us = deadline_ms ? hf_now_us() + deadline_ms * 1000 : 0;
 }
 
 bool agt_request_changes(uint32_t type)

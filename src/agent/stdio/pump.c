@@ -3,6 +3,7 @@
 #include "agent/agent.h"
 #include "agent/keep/restore.h"
 #include "agent/link/dial.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/ring.h"
 #include <errno.h>
@@ -81,7 +82,7 @@ static void on_timeout(void *arg)
 		over(p);
 		return;
 	}
-	brg_reconnect_dialling(&p->policy, agt_now_us());
+	brg_reconnect_dialling(&p->policy, hf_now_us());
 	p->dial = agt_dial_start(&p->a->loop, &p->a->flags->transport, p->port, on_dialled, p);
 	if (!p->dial)
 		on_dialled(p, -ENOMEM);
@@ -89,7 +90,7 @@ static void on_timeout(void *arg)
 
 static void dial_later(struct agt_pump *p, enum brg_outcome outcome)
 {
-	uint64_t now = agt_now_us(), at = now;
+	uint64_t now = hf_now_us(), at = now;
 	(void)brg_reconnect_next(&p->policy, outcome, now, &at); /* has no limit */
 	agt_timer_set(p->timer, at <= now ? 0 : (at - now + 999) / 1000);
 }
@@ -195,7 +196,7 @@ static void on_dialled(void *arg, int fd)
 {
 	struct agt_pump *p = arg;
 	p->dial = NULL;
-	if (fd < 0 && p->give_up_us > 0 && agt_now_us() >= p->give_up_us) {
+	if (fd < 0 && p->give_up_us > 0 && hf_now_us() >= p->give_up_us) {
 		over(p);
 		return;
 	}
@@ -211,7 +212,7 @@ static void on_dialled(void *arg, int fd)
 
 void agt_pump_exited(struct agt_pump *p)
 {
-	p->give_up_us = agt_now_us() + AGT_PUMP_CLOSE_MS * 1000ull;
+	p->give_up_us = hf_now_us() + AGT_PUMP_CLOSE_MS * 1000ull;
 }
 
 int agt_pump_new(struct agt *a, const struct agt_pump_config *config, struct agt_pump **ret)

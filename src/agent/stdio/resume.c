@@ -3,6 +3,7 @@
 #include "agent/agent.h"
 #include "agent/keep/restore.h"
 #include "agent/link/dial.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/hex.h"
 #include "base/log.h"
@@ -115,7 +116,7 @@ static void on_dialled(void *arg, int fd);
 static void dial_now(void *arg)
 {
 	struct agt_resume *p = arg;
-	brg_reconnect_dialling(&p->policy, agt_now_us());
+	brg_reconnect_dialling(&p->policy, hf_now_us());
 	p->dial = agt_dial_start(&p->a->loop, &p->a->flags->transport, p->port, on_dialled, p);
 	if (!p->dial)
 		agt_timer_set(p->redial, p->policy.interval_us / 1000 + 1);
@@ -123,7 +124,7 @@ static void dial_now(void *arg)
 
 static void dial_later(struct agt_resume *p, enum brg_outcome outcome)
 {
-	uint64_t now = agt_now_us(), at;
+	uint64_t now = hf_now_us(), at;
 	if (brg_reconnect_next(&p->policy, outcome, now, &at))
 		agt_timer_set(p->redial, at <= now ? 0 : (at - now + 999) / 1000);
 }
