@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 #include "fd.h"
+#include "clock.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
 /* syscalls: read write close fcntl socket(0=AF_UNIX) bind listen connect fchmod fstat newfstatat
- * unlink unlinkat getsockopt sendmsg recvmsg */
+ * unlink unlinkat getsockopt sendmsg recvmsg poll ppoll */
 
 void fd_closep(int *fd)
 {
@@ -26,6 +29,23 @@ int fd_set_nonblock(int fd, bool on)
 		return -errno;
 	fl = on ? fl | O_NONBLOCK : fl & ~O_NONBLOCK;
 	return fcntl(fd, F_SETFL, fl) < 0 ? -errno : 0;
+}
+
+int fd_wait(int fd, short events, uint64_t until_us)
+{
+	struct pollfd p = { .fd = fd, .events = events };
+	for (;;) {
+		uint64_t now_us = hf_now_us();
+		/* rounded up, or we would be back too soon */
+		uint64_t ms = now_us < until_us ? (until_us - now_us - 1) / 1000 + 1 : 0;
+		int n = poll(&p, 1, (int)HF_MIN(ms, (uint64_t)INT_MAX));
+		if (n > 0)
+			return 0;
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (n == 0 && ms == 0)
+			return -ETIMEDOUT;
+	}
 }
 
 int fd_read_all(int fd, void *buf, size_t n)
@@ -188,6 +208,29 @@ ssize_t unix_send_fds(int sock, const void *buf, size_t n, const int *fds, size_
 		r = sendmsg(sock, &mh, MSG_NOSIGNAL);
 	while (r < 0 && errno == EINTR);
 	return r < 0 ? -errno : r;
+}
+
+int unix_send_all(
+	int sock, const void *buf, size_t n, const int *fds, size_t n_fds, uint64_t until_us)
+{
+	const uint8_t *p = buf;
+	while (n > 0) {
+		ssize_t sent = unix_send_fds(sock, p, n, fds, n_fds);
+		if (sent >= 0) {
+			p += sent;
+			n -= (size_t)sent;
+			n_fds = 0;
+			continue;
+		}
+		if (sent == -ETOOMANYREFS)      /* of those under way some must be read first */
+			(void)poll(NULL, 0, 1); /* only sleeps */
+		else if (sent != -EAGAIN)
+			return (int)sent;
+		int r = fd_wait(sock, POLLOUT, until_us);
+		if (r < 0)
+			return r;
+	}
+	return 0;
 }
 
 /* Owns every descriptor that the message brought: the first cap go to the caller, the rest are

@@ -25,6 +25,10 @@ static inline int fd_take(int *fd)
 
 int fd_set_nonblock(int fd, bool on);
 
+/* Waits until the descriptor is ready for events of poll(2), until the time (clock.h) at most. 0,
+ * or -errno (-ETIMEDOUT). Never on an event loop. */
+int fd_wait(int fd, short events, uint64_t until_us);
+
 /* Reads or writes all n bytes of a blocking descriptor. 0, or -errno; -ENODATA when the input
  * ends before n bytes. For files, pipes at start-up and tests, never on an event loop. */
 int fd_read_all(int fd, void *buf, size_t n);
@@ -56,6 +60,11 @@ int unix_peer_uid(int fd, uid_t *ret_uid);
 ssize_t unix_send_fds(int sock, const void *buf, size_t n, const int *fds, size_t n_fds);
 ssize_t unix_recv_fds(
 	int sock, void *buf, size_t n, int *ret_fds, size_t cap_fds, size_t *ret_n_fds);
+
+/* Sends all n bytes of a non-blocking socket, the descriptors with the first, and waits for room
+ * until the time. 0, or -errno (-ETIMEDOUT). */
+int unix_send_all(
+	int sock, const void *buf, size_t n, const int *fds, size_t n_fds, uint64_t until_us);
 
 #define UNIX_FDS_MAX 253 /* what the kernel takes with one message */
 

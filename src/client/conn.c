@@ -70,20 +70,10 @@ int hf_conn_fd(const struct hf_conn_ctl *c)
 
 /* ---- messages ---- */
 
-static int wait_for(struct hf_conn_ctl *c, short events, uint64_t until_us, struct hf_err *reterr)
+static int failed(const struct hf_conn_ctl *c, int r, struct hf_err *reterr)
 {
-	struct pollfd p = { .fd = c->fd, .events = events };
-	uint64_t now = hf_now_us();
-	int r = poll(&p, 1, now < until_us ? (int)((until_us - now + 999) / 1000) : 0);
-	if (r == 0)
-		return hf_err_set(
-			reterr, -ETIMEDOUT, "vm \"%s\": holdfastd does not answer", c->vm);
-	return r < 0 && errno != EINTR ? hf_err_set(reterr, -errno, "poll: %s", strerror(errno))
-				       : 0;
-}
-
-static int gone(const struct hf_conn_ctl *c, struct hf_err *reterr)
-{
+	if (r == -ETIMEDOUT)
+		return hf_err_set(reterr, r, "vm \"%s\": holdfastd does not answer", c->vm);
 	return hf_err_set(reterr, -ECONNRESET,
 		"vm \"%s\": holdfastd has ended, or the VM has moved away", c->vm);
 }
@@ -111,18 +101,15 @@ static int receive(struct hf_conn_ctl *c, json_t **ret_msg, struct hf_err *reter
 	for (;;) {
 		int r = hf_lines_next(&c->lines, &line);
 		if (r < 0)
-			return gone(c, reterr);
+			return failed(c, -ECONNRESET, reterr);
 		if (r > 0) {
 			*ret_msg = sort(c, line);
 			if (*ret_msg)
 				return 1;
 			continue;
 		}
-		struct pollfd p = { .fd = c->fd, .events = POLLIN };
 		int fd = -1;
 		size_t n_fds = 0;
-		if (poll(&p, 1, 0) <= 0)
-			return 0;
 		ssize_t n = unix_recv_fds(c->fd, buf, sizeof(buf), &fd, 1, &n_fds);
 		if (n == -EAGAIN)
 			return 0;
@@ -131,25 +118,8 @@ static int receive(struct hf_conn_ctl *c, json_t **ret_msg, struct hf_err *reter
 			c->got_fd = fd;
 		}
 		if (n <= 0 || hf_lines_feed(&c->lines, buf, (size_t)n) < 0)
-			return gone(c, reterr);
+			return failed(c, -ECONNRESET, reterr);
 	}
-}
-
-static int send_line(
-	struct hf_conn_ctl *c, const char *text, int fd, uint64_t until_us, struct hf_err *reterr)
-{
-	size_t n = strlen(text), sent = 0;
-	while (sent < n) {
-		ssize_t k = unix_send_fds(c->fd, text + sent, n - sent, &fd, sent == 0 && fd >= 0);
-		if (k < 0 && k != -EAGAIN)
-			return gone(c, reterr);
-		if (k > 0)
-			sent += (size_t)k;
-		int r = k < 0 ? wait_for(c, POLLOUT, until_us, reterr) : 0;
-		if (r < 0)
-			return r;
-	}
-	return 0;
 }
 
 /* args is taken over; fd is lent (-1: none). *ret_answer is to be given back. */
@@ -172,9 +142,12 @@ static int call(struct hf_conn_ctl *c, const char *cmd, json_t *args, int fd, js
 	text = line;
 	memcpy(text + n, "\n", 2);
 	fd_closep(&c->got_fd);
-	int r = send_line(c, text, fd, until_us, reterr);
-	while (r == 0 && (r = receive(c, &answer, reterr)) == 0)
-		r = wait_for(c, POLLIN, until_us, reterr);
+	int r = unix_send_all(c->fd, text, strlen(text), &fd, fd >= 0, until_us);
+	if (r < 0)
+		return failed(c, r, reterr);
+	while ((r = receive(c, &answer, reterr)) == 0)
+		if ((r = fd_wait(c->fd, POLLIN, until_us)) < 0)
+			return failed(c, r, reterr);
 	if (r < 0)
 		return r;
 	r = vm_answer_error(answer, reterr);

@@ -8,37 +8,6 @@
 
 #define LINE_MAX_BYTES (64u << 20) /* an answer with all connections of a VM */
 
-static int wait_for(int fd, short events, uint64_t until_us)
-{
-	struct pollfd p = { .fd = fd, .events = events };
-	uint64_t now = hf_now_us();
-	int ms = until_us == UINT64_MAX ? -1
-		 : until_us > now       ? (int)((until_us - now + 999) / 1000)
-					: 0;
-	int n = poll(&p, 1, ms);
-	if (n < 0)
-		return errno == EINTR ? 0 : -errno;
-	return n == 0 ? -ETIMEDOUT : 0;
-}
-
-static int send_all(int fd, const char *text, size_t n, uint64_t until_us)
-{
-	while (n > 0) {
-		ssize_t k = send(fd, text, n, MSG_NOSIGNAL | MSG_DONTWAIT);
-		if (k > 0) {
-			text += k;
-			n -= (size_t)k;
-			continue;
-		}
-		if (k < 0 && errno != EAGAIN && errno != EINTR)
-			return -errno;
-		int r = wait_for(fd, POLLOUT, until_us);
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
 static int receive_line(int fd, struct hf_lines *lines, uint64_t until_us, char **ret_line)
 {
 	char buf[16384];
@@ -52,7 +21,7 @@ static int receive_line(int fd, struct hf_lines *lines, uint64_t until_us, char 
 		if (n > 0)
 			r = hf_lines_feed(lines, buf, (size_t)n);
 		else if (errno == EAGAIN || errno == EINTR)
-			r = wait_for(fd, POLLIN, until_us);
+			r = fd_wait(fd, POLLIN, until_us);
 		else
 			r = -errno;
 		if (r < 0)
@@ -79,7 +48,7 @@ static int exchange(int fd, const char *line, struct hf_lines *lines, uint64_t u
 	char **ret_json, struct hf_err *reterr)
 {
 	char *answer = NULL;
-	int r = send_all(fd, line, strlen(line), until_us);
+	int r = unix_send_all(fd, line, strlen(line), NULL, 0, until_us);
 	if (r == 0)
 		r = receive_line(fd, lines, until_us, &answer);
 	if (r < 0)

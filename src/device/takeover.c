@@ -18,7 +18,7 @@
 #include <sys/socket.h>
 #include <sys/time.h>
 
-/* syscalls: fcntl getsockopt geteuid poll ppoll sendto recvfrom shutdown */
+/* syscalls: fcntl getsockopt geteuid sendto recvfrom shutdown */
 
 #define COMMIT    'C'
 #define TAKE_BACK 'X'
@@ -26,18 +26,6 @@
 /* Before the record and the descriptors: magic, length of the record, number of descriptors. */
 static const uint8_t magic[8] = { 'H', 'F', 'T', 'A', 'K', 'E', '1', '\n' };
 enum { HEAD_RECORD = 8, HEAD_FDS = 16, HEAD_BYTES = 24 };
-
-/* 0 when the socket is ready, -ETIMEDOUT. */
-static int wait_for(int sock, short events, uint64_t until_us)
-{
-	for (;;) {
-		uint64_t now = hf_now_us();
-		struct pollfd p = { .fd = sock, .events = events };
-		int n = now < until_us ? poll(&p, 1, (int)((until_us - now + 999) / 1000)) : 0;
-		if (n >= 0 || errno != EINTR)
-			return n > 0 ? 0 : n == 0 ? -ETIMEDOUT : -errno;
-	}
-}
 
 /* ---- the old one ---- */
 
@@ -58,25 +46,6 @@ int dev_takeover_asked(struct dev_daemon *d, int sock, struct hf_err *reterr)
 	return d->taker < 0 ? hf_err_set(reterr, -errno, "%s", strerror(errno)) : 0;
 }
 
-/* One byte or more, all of them. With many descriptors under way the kernel wants them read
- * first. */
-static int send_all(
-	int sock, const void *buf, size_t n, const int *fds, size_t n_fds, uint64_t until_us)
-{
-	for (;;) {
-		ssize_t sent = unix_send_fds(sock, buf, n, fds, n_fds);
-		if (sent >= 0)
-			return (size_t)sent == n ? 0 : -EIO; /* so few bytes go at once */
-		if (sent == -ETOOMANYREFS)
-			(void)poll(NULL, 0, 1); /* only sleeps */
-		else if (sent != -EAGAIN)
-			return (int)sent;
-		int r = wait_for(sock, POLLOUT, until_us);
-		if (r < 0)
-			return r;
-	}
-}
-
 static int send_record(int sock, const struct dev_pack *p, uint64_t until_us)
 {
 	uint8_t head[HEAD_BYTES];
@@ -87,10 +56,10 @@ static int send_record(int sock, const struct dev_pack *p, uint64_t until_us)
 	memcpy(head, magic, sizeof(magic));
 	le64_to(head + HEAD_RECORD, p->len);
 	le64_to(head + HEAD_FDS, p->n_fds);
-	r = send_all(sock, head, sizeof(head), &file, 1, until_us);
+	r = unix_send_all(sock, head, sizeof(head), &file, 1, until_us);
 	for (size_t i = 0; i < p->n_fds && r == 0; i += UNIX_FDS_MAX)
-		r = send_all(sock, "+", 1, p->fds + i, HF_MIN(p->n_fds - i, (size_t)UNIX_FDS_MAX),
-			until_us);
+		r = unix_send_all(sock, "+", 1, p->fds + i,
+			HF_MIN(p->n_fds - i, (size_t)UNIX_FDS_MAX), until_us);
 	return r;
 }
 
@@ -98,7 +67,7 @@ static int send_record(int sock, const struct dev_pack *p, uint64_t until_us)
 static bool was_committed(int sock, uint64_t until_us)
 {
 	char byte = 0;
-	int r = wait_for(sock, POLLIN, until_us);
+	int r = fd_wait(sock, POLLIN, until_us);
 	if (r < 0) {
 		static const char back = TAKE_BACK;
 		(void)send(sock, &back, 1, MSG_NOSIGNAL | MSG_DONTWAIT); /* it may be gone */
