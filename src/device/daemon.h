@@ -39,4 +39,12 @@ struct dev_daemon {
 	struct dev_handover taken;
 };
 
+/* Of a zeroed one: it has a loop, whose on_turn is the caller's, and no VM or socket. */
+int dev_daemon_init(struct dev_daemon *d);
+/* Closes all. */
+void dev_daemon_done(struct dev_daemon *d);
+
+/* Everything but a takeover, which waits (takeover.h). Returns as on_turn. */
+uint64_t dev_daemon_turn(struct dev_daemon *d);
+
 #endif

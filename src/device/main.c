@@ -5,7 +5,6 @@
 #include "base/log.h"
 #include "daemon.h"
 #include "map.h"
-#include "relay.h"
 #include "sandbox.h"
 #include "takeover.h"
 #include "vm.h"
@@ -20,39 +19,6 @@
 
 enum { EXIT_USAGE = 2 };
 
-static void on_event(void *owner, struct dev_tag tag, uint32_t events)
-{
-	struct dev_daemon *d = owner;
-	if (tag.what == DEV_ON_CONTROL_LISTEN)
-		dev_control_on_listen(&d->control);
-	else if (tag.what == DEV_ON_CONTROL)
-		dev_control_on_client(&d->control, tag);
-	else if (tag.what == DEV_ON_METRICS_LISTEN)
-		dev_metrics_on_listen(&d->metrics);
-	else if (tag.what == DEV_ON_METRICS)
-		dev_metrics_on_client(&d->metrics, tag);
-	else if (tag.what == DEV_ON_LINK_LISTEN)
-		dev_link_on_listen(&d->link);
-	else if (tag.what == DEV_ON_PEER)
-		dev_link_on_peer(&d->link, tag, events);
-	else if (tag.what == DEV_ON_RELAY)
-		dev_relay_on_event(&d->link, tag, events);
-	else if (d->vm[tag.vm])
-		dev_vm_on_event(d->vm[tag.vm], tag, events);
-}
-
-/* The VMs have moved: what they leave here is relayed, and everything else is over. */
-static void retire(struct dev_daemon *d)
-{
-	dev_control_close(&d->control);
-	dev_metrics_close(&d->metrics);
-	for (size_t i = 0; i < d->n_vms; i++)
-		if (d->vm[i])
-			dev_vm_free(d->vm[i]);
-	d->n_vms = 0;
-	hf_info("retiring: ends with the last of %zu relays", d->link.n_relays);
-}
-
 static void on_retire(uv_signal_t *s, int number)
 {
 	struct dev_daemon *d = s->data;
@@ -63,40 +29,11 @@ static void on_retire(uv_signal_t *s, int number)
 static uint64_t on_turn(void *owner)
 {
 	struct dev_daemon *d = owner;
-	d->loop.brisk = false;
-	uint64_t next_us = dev_metrics_turn(&d->metrics);
-	size_t n = 0, ended = 0;
-	if (d->retiring && d->n_vms > 0)
-		retire(d);
-	dev_link_turn(&d->link);
-	for (size_t i = 0; i < d->n_vms; i++) {
-		if (!d->vm[i])
-			continue;
-		next_us = HF_MIN(next_us, dev_vm_turn(d->vm[i]));
-		ended += d->vm[i]->ended;
-		n++;
-	}
-	next_us = HF_MIN(next_us, dev_link_flush(&d->link));
-	if ((n > 0 && ended == n) || (d->retiring && d->link.n_relays == 0))
-		dev_loop_stop(&d->loop);
-	d->turn++;
-	uint64_t control_us = dev_control_turn(&d->control); /* what VMs have to say goes out */
-	if (d->poked)
-		next_us = 0; /* one that had its turn before */
-	d->poked = false;
+	uint64_t next_us = dev_daemon_turn(d);
 	dev_takeover_turn(d);
 	if (d->given)
 		dev_loop_stop(&d->loop);
-	return HF_MIN(next_us, control_us);
-}
-
-/* Before the loop sleeps. */
-static void on_rest(void *owner)
-{
-	struct dev_daemon *d = owner;
-	for (size_t i = 0; i < d->n_vms; i++)
-		if (d->vm[i])
-			dev_ring_settle(d->vm[i]);
+	return next_us;
 }
 
 static void on_signal(uv_signal_t *s, int number)
@@ -115,15 +52,6 @@ static void raise_fd_limit(void)
 	if (setrlimit(RLIMIT_NOFILE, &rl) < 0)
 		hf_warn("cannot raise the limit of descriptors to %llu: %s",
 			(unsigned long long)rl.rlim_max, strerror(errno));
-}
-
-static void prepare_loop(struct dev_daemon *d)
-{
-	d->loop.owner = d;
-	d->loop.on_event = on_event;
-	d->loop.on_turn = on_turn;
-	d->loop.on_rest = on_rest;
-	d->turn = 1; /* no slot was freed in it */
 }
 
 static int start(struct dev_daemon *d, struct hf_err *reterr)
@@ -225,12 +153,13 @@ static int run(struct dev_daemon *d)
 	if (r == 0)
 		r = dev_map_setup();
 	if (r == 0)
-		r = dev_loop_init(&d->loop);
+		r = dev_daemon_init(d);
 	if (r < 0) {
 		hf_error("cannot start: %s", strerror(-r));
 		return EXIT_FAILURE;
 	}
 	d->loop.poll_max_us = d->opt.poll_us;
+	d->loop.on_turn = on_turn;
 	(void)uv_signal_init(&d->loop.uv, &term); /* this and the next fail only without memory */
 	(void)uv_signal_init(&d->loop.uv, &intr);
 	term.data = intr.data = &d->loop;
@@ -239,7 +168,6 @@ static int run(struct dev_daemon *d)
 	(void)uv_signal_init(&d->loop.uv, &leave); /* likewise, all */
 	leave.data = d;
 	(void)uv_signal_start(&leave, on_retire, SIGUSR1);
-	prepare_loop(d);
 	r = set_up(d, &err);
 	if (r < 0)
 		hf_error("%s", err.text);
@@ -254,20 +182,13 @@ static int run(struct dev_daemon *d)
 			return EXIT_SUCCESS; /* likewise */
 		dev_notify("STOPPING=1");
 	}
-
-	dev_control_close(&d->control);
-	dev_metrics_close(&d->metrics);
-	for (size_t i = 0; i < d->n_vms; i++)
-		if (d->vm[i])
-			dev_vm_free(d->vm[i]);
-	dev_link_close(&d->link);
-	dev_loop_done(&d->loop);
+	dev_daemon_done(d);
 	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 int main(int argc, char **argv)
 {
-	static struct dev_daemon d = { .control.listen_fd = -1, .link.listen_fd = -1, .taker = -1 };
+	static struct dev_daemon d;
 	struct hf_err err = { 0 };
 	hf_log_setup("holdfastd", 2, HF_LOG_INFO, HF_LOG_TEXT);
 	if (dev_options_parse(&d.opt, argc, argv, &err) < 0) {

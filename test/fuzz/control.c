@@ -81,14 +81,14 @@ int __wrap_lchown(const char *path, uid_t uid, gid_t gid)
 
 static void leave(void)
 {
-	dev_control_close(&d.control);
-	dev_loop_done(&d.loop);
+	dev_daemon_done(&d);
 	(void)rmdir(folder); /* empty by now, or it tells what was left */
 }
 
 static void begin_once(void)
 {
 	static bool begun;
+	struct hf_err err;
 	if (begun)
 		return;
 	begun = true;
@@ -99,6 +99,7 @@ static void begin_once(void)
 	hf_assert(record_fd >= 0 && null >= 0);
 	hf_log_setup("fuzz", null, HF_LOG_ERROR, HF_LOG_TEXT);
 	daemon_begin(&d);
+	hf_assert(dev_link_open(&d.link, &d, &err) == 0);
 	hf_assert(dev_control_open(&d.control, &d, control) == 0);
 	(void)atexit(leave); /* fails only without memory */
 }

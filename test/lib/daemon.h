@@ -5,7 +5,7 @@
 
 #include "device/daemon.h"
 
-/* Empty, without sockets. The end is dev_loop_done(), after everything in it is closed. */
+/* Empty, without sockets. The end is dev_daemon_done(). */
 void daemon_begin(struct dev_daemon *d);
 
 /* Takes in what is there and does it, n times; waits for nothing. */
