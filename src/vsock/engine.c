@@ -231,18 +231,18 @@ static void data_refresh(struct vsk *v, struct vsk_conn *c)
 /* D4.7: tells the guest of room before it runs dry. The measure is what was announced, and the
  * guest's own buffer where that is smaller, because Linux limits its credit to it (D4.9). With a
  * message half sent the guest may need every byte of it: the host takes only whole ones. And so may
- * one that has used up what it was told of a sibling's room: the device's own, which counts in that
- * as well, may have grown by little when nothing else will. */
+ * one that has used up what it was told of a sibling's room, or its own buffer: the device's room,
+ * which counts in that as well, may have grown by little when nothing else will. */
 static void credit_refresh(struct vsk *v, struct vsk_conn *c)
 {
 	uint32_t window = HF_MIN(c->buf_alloc, c->peer_buf_alloc);
 	uint32_t untold = vsk_taken(c) - c->announced;
 	bool all = c->rx_mid;
 	if (vsk_is_relayed(c)) {
-		uint32_t told = c->announced + c->announced_buf; /* what it may send up to */
-		untold = vsk_taken(c) + vsk_grant(c) - told;
+		untold = vsk_taken(c) + vsk_grant(c) - (c->announced + c->announced_buf);
 		window = HF_MIN(window, c->far_buf);
-		all |= told == (uint32_t)c->rx_cnt;
+		all |= (uint32_t)c->rx_cnt - c->announced >=
+		       HF_MIN(c->announced_buf, c->peer_buf_alloc);
 	}
 	if (c->state == VSK_OPEN && !(c->guest_shut & VSK_SHUT_SEND) &&
 		untold > (all ? 0 : window / 4) && !(c->ctl & VSK_CTL_CREDIT_UPDATE))

@@ -413,6 +413,38 @@ static void test_credit_of_a_large_sibling(void **state)
 	assert_int_equal(vsk_guest_room(c), BUF);
 }
 
+/* D4.9: a guest whose own buffer is smaller than its sibling's has used up its room long before what
+ * it was told; from then on every byte is told. */
+static void test_credit_of_a_small_guest_to_a_sibling(void **state)
+{
+	(void)state;
+	struct rig g;
+	struct vsk_conn *c, far = { .peer_buf_alloc = 3000 };
+	rig_init(&g);
+	g.p.dst_cid = 6;
+	g.p.buf_alloc = 400;
+	guest(&g, VSK_OP_REQUEST, 0, 0);
+	c = g.ev.conn;
+	vsk_relay(&g.v, c, &far, false);
+	vsk_dialled(&g.v, c, true);
+	expect_op(&g, VSK_OP_RESPONSE);
+	guest(&g, VSK_OP_RW, 399, 0);
+	far.tx_cnt = 399;
+	far.peer_fwd_cnt = 100;
+	vsk_host_took(&g.v, g.now, c, 399, &g.ev);
+	vsk_relay(&g.v, c, &far, false);
+	expect_nothing(&g); /* it may send one more, and a quarter is no more than this */
+	guest(&g, VSK_OP_RW, 1, 0);
+	far.tx_cnt = 400;
+	vsk_host_took(&g.v, g.now, c, 1, &g.ev);
+	vsk_relay(&g.v, c, &far, false);
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	assert_int_equal(g.sent.fwd_cnt, 100);
+	far.peer_fwd_cnt = 101;
+	vsk_relay(&g.v, c, &far, false);
+	expect_nothing(&g); /* it has room again */
+}
+
 /* A sibling's question for credit goes to who has it (D4.5). */
 static void test_a_sibling_asks(void **state)
 {
@@ -1316,6 +1348,7 @@ int main(void)
 		cmocka_unit_test(test_a_sibling_is_dialled),
 		cmocka_unit_test(test_credit_of_siblings_is_from_end_to_end),
 		cmocka_unit_test(test_credit_of_a_large_sibling),
+		cmocka_unit_test(test_credit_of_a_small_guest_to_a_sibling),
 		cmocka_unit_test(test_a_sibling_asks),
 		cmocka_unit_test(test_a_sibling_calls),
 		cmocka_unit_test(test_spoofed_and_cut_packets_are_dropped),
