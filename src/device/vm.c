@@ -519,7 +519,7 @@ void dev_vm_info(const struct dev_vm *vm, struct dev_vm_info *ret_info)
 		ret_info->n_conns++;
 }
 
-/* A guest may say that its buffer is smaller than what it holds (D4.7). */
+/* A guest may say that its buffer is smaller than what it holds (D4.6). */
 static uint32_t tx_credit(const struct vsk_conn *c)
 {
 	uint32_t in_flight = (uint32_t)c->tx_cnt - c->peer_fwd_cnt;
