@@ -115,6 +115,7 @@ void dev_takeover_turn(struct dev_daemon *d)
 /* ---- the new one ---- */
 
 struct offer {
+	uint64_t until_us; /* all of it has come */
 	int *fds;
 	size_t n_fds;
 	uint8_t *record;
@@ -131,9 +132,10 @@ static void offer_done(struct offer *o)
 
 /* What an old one answers that cannot be taken over from: {"ok": false, "error": {..., "text": ""}}
  */
-static int refused(int sock, char *line, size_t n, size_t cap, struct hf_err *reterr)
+static int refused(
+	int sock, uint64_t until_us, char *line, size_t n, size_t cap, struct hf_err *reterr)
 {
-	while (n < cap - 1 && !memchr(line, '\n', n)) {
+	while (n < cap - 1 && !memchr(line, '\n', n) && fd_wait(sock, POLLIN, until_us) == 0) {
 		ssize_t got = recv(sock, line + n, cap - 1 - n, 0);
 		if (got <= 0)
 			break;
@@ -148,15 +150,22 @@ static int refused(int sock, char *line, size_t n, size_t cap, struct hf_err *re
 	return -EBUSY;
 }
 
+static ssize_t receive_part(int sock, uint64_t until_us, void *buf, size_t n, int *ret_fds,
+	size_t cap_fds, size_t *ret_n_fds)
+{
+	int r = fd_wait(sock, POLLIN, until_us);
+	return r < 0 ? r : unix_recv_fds(sock, buf, n, ret_fds, cap_fds, ret_n_fds);
+}
+
 static int receive_head(int sock, struct offer *o, struct hf_err *reterr)
 {
 	char head[1024];
 	int file[1] = { -1 };
 	size_t n_files = 0;
-	ssize_t n = unix_recv_fds(sock, head, HEAD_BYTES, file, 1, &n_files);
+	ssize_t n = receive_part(sock, o->until_us, head, HEAD_BYTES, file, 1, &n_files);
 	HF_CLEANUP(fd_closep) int fd = file[0];
 	if (n > 0 && head[0] == '{')
-		return refused(sock, head, (size_t)n, sizeof(head), reterr);
+		return refused(sock, o->until_us, head, (size_t)n, sizeof(head), reterr);
 	if (n == 0)
 		return hf_err_set(reterr, -ECONNRESET,
 			"the running holdfastd ended, or has changed its mind; see its log");
@@ -192,7 +201,7 @@ static int receive(int sock, struct offer *o, struct hf_err *reterr)
 	for (size_t got = 0; got < o->n_fds;) {
 		char byte;
 		size_t n_fds = 0;
-		ssize_t n = unix_recv_fds(sock, &byte, 1, o->fds + got,
+		ssize_t n = receive_part(sock, o->until_us, &byte, 1, o->fds + got,
 			HF_MIN(o->n_fds - got, (size_t)UNIX_FDS_MAX), &n_fds);
 		if (n <= 0 || n_fds == 0)
 			return hf_err_set(reterr, -EIO, "%zu of %zu descriptors came: %s", got,
@@ -229,7 +238,8 @@ static int ask(const char *control, int *ret_sock, struct hf_err *reterr)
 
 int dev_takeover_receive(struct dev_daemon *d, const char *control, struct hf_err *reterr)
 {
-	HF_CLEANUP(offer_done) struct offer o = { 0 };
+	HF_CLEANUP(offer_done)
+	struct offer o = { .until_us = hf_now_us() + DEV_TAKEOVER_MS * 1000ull };
 	struct dev_unpack u;
 	int r = ask(control, &d->taker, reterr);
 	if (r == 0)
