@@ -108,13 +108,7 @@ static void restore(struct agt_heir *h, const char *id, json_t *o)
 
 void agt_containers_restore(struct agt_heir *h)
 {
-	const char *key;
-	json_t *v;
-	json_object_foreach (h->map, key, v) {
-		const char *id = agt_heir_name(key, "container");
-		if (id)
-			restore(h, id, v);
-	}
+	agt_heir_each(h, "container", restore);
 }
 
 void agt_container_free(struct agt_container *c)

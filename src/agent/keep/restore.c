@@ -97,10 +97,22 @@ static int by_number(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-const char *agt_heir_name(const char *key, const char *kind)
+/* What follows KIND/ in the key; NULL: it is of another kind. */
+static const char *name_of(const char *key, const char *kind)
 {
 	size_t n = strlen(kind);
 	return !strncmp(key, kind, n) && key[n] == '/' ? key + n + 1 : NULL;
+}
+
+void agt_heir_each(struct agt_heir *h, const char *kind, agt_heir_fn *fn)
+{
+	const char *key;
+	json_t *v;
+	json_object_foreach (h->map, key, v) {
+		const char *name = name_of(key, kind);
+		if (name)
+			fn(h, name, v);
+	}
 }
 
 json_t *agt_heir_first(struct agt_heir *h, const char *kind, uint64_t *ret_number)
@@ -113,7 +125,7 @@ json_t *agt_heir_first(struct agt_heir *h, const char *kind, uint64_t *ret_numbe
 	if (!h->item)
 		agt_heir_refuse(h, "no memory");
 	json_object_foreach (h->map, key, v) {
-		const char *name = agt_heir_name(key, kind);
+		const char *name = name_of(key, kind);
 		if (name)
 			h->item[h->n_items++] =
 				(struct agt_heir_item){ .number = strtoull(name, NULL, 10),
@@ -141,8 +153,7 @@ static bool is_left_over(const struct agt_heir *h, pid_t pid)
 	const char *key;
 	json_t *v;
 	json_object_foreach (h->map, key, v) {
-		if (agt_heir_name(key, "process") &&
-			json_integer_value(json_object_get(v, "pid")) == pid)
+		if (name_of(key, "process") && json_integer_value(json_object_get(v, "pid")) == pid)
 			return false;
 	}
 	(void)snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);

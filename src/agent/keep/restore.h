@@ -49,8 +49,9 @@ int agt_heir_fd(struct agt_heir *h, const json_t *number, enum agt_heirloom kind
 json_t *agt_heir_first(struct agt_heir *h, const char *kind, uint64_t *ret_number);
 json_t *agt_heir_next(struct agt_heir *h, uint64_t *ret_number);
 
-/* What follows KIND/ in the key; NULL: it is of another kind. */
-const char *agt_heir_name(const char *key, const char *kind);
+/* Calls fn for each value of KIND/NAME, in any order. */
+typedef void agt_heir_fn(struct agt_heir *h, const char *name, json_t *value);
+void agt_heir_each(struct agt_heir *h, const char *kind, agt_heir_fn *fn);
 
 /* Refuses the state; does not return. (Callers return after it where a checker does not see that.)
  */

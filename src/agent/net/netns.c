@@ -145,13 +145,7 @@ static void restore(struct agt_heir *h, const char *id, json_t *o)
 
 void agt_netns_restore(struct agt_heir *h)
 {
-	const char *key;
-	json_t *v;
-	json_object_foreach (h->map, key, v) {
-		const char *id = agt_heir_name(key, "netns");
-		if (id)
-			restore(h, id, v);
-	}
+	agt_heir_each(h, "netns", restore);
 }
 
 void agt_netns_remove(struct agt *a, const char *id, const char *adapter)
