@@ -206,7 +206,7 @@ void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 	size_t ends_guest = (to_guest->ends_n[0] + to_guest->ends_n[1]) / VSK_END_BYTES;
 	bool sibling = c->peer_cid != VSK_CID_HOST;
 	hf_assert(n_host == vsk_unread(c) || (sibling && n_host < vsk_unread(c)));
-	hf_assert(ends_host == c->msgs && (!c->tx_mid || ends_guest || sibling));
+	hf_assert(ends_host == c->msgs);
 	if (n_host > VSK_FLIGHT_MAX || n_guest > VSK_FLIGHT_MAX || ends_guest > VSK_MSGS_MAX) {
 		s->error = -EMSGSIZE;
 		return;
@@ -410,9 +410,9 @@ static uint64_t sum_of_ends(const uint8_t *ends, uint32_t n)
 	return sum;
 }
 
-/* The host's messages are whole; the guest's last one may have begun. A sibling's are with the
- * sibling. */
-static int check_messages(const struct part *p, const struct flight *f, bool sibling)
+/* The host's messages are whole, but the guest may have a part of the first; the rest is here, or
+ * with a sibling or a relay. The guest's last one may have begun. */
+static int check_messages(const struct part *p, const struct flight *f)
 {
 	const uint8_t *b = p->body;
 	bool mid = le16_at(b + CONN_FLAGS) & CONN_FLAG_TX_MID;
@@ -425,7 +425,7 @@ static int check_messages(const struct part *p, const struct flight *f, bool sib
 		return -EINVAL; /* would be closed */
 	if ((f->ends_host || mid) && b[CONN_STATE] != CONN_STATE_OPEN)
 		return -EINVAL;
-	return mid && !f->ends_guest && !sibling ? -EINVAL : 0;
+	return 0;
 }
 
 /* Of what the host has not taken it holds n bytes; a sibling may have some of a message already. */
@@ -461,7 +461,7 @@ static int check_conn(const struct part *p, bool takeover)
 		(le16_at(b + CONN_FLAGS) & ~CONN_FLAGS_ALL) || b[CONN_STATE] > CONN_STATE_OPEN)
 		return -EPROTONOSUPPORT;
 	bool sibling = le32_at(b + CONN_PEER_CID) != VSK_CID_HOST;
-	int r = check_messages(p, &f, sibling);
+	int r = check_messages(p, &f);
 	if (r < 0)
 		return r;
 	if (sibling && (!vsk_cid_usable(le32_at(b + CONN_PEER_CID)) || f.n_guest || f.ends_guest))
