@@ -87,9 +87,10 @@ void dev_relay_wait(struct dev_relay *r)
 
 size_t dev_relay_window_for(const struct dev_conn *c)
 {
-	size_t n = DEV_RELAY_WINDOW;
-	while (c->core.type == VSK_TYPE_SEQPACKET &&
-		n < (size_t)2 * c->core.buf_alloc + DEV_RELAY_RESERVE)
+	size_t n = DEV_RELAY_WINDOW, message = c->core.buf_alloc;
+	if (c->sibling)
+		message = HF_MAX(message, c->sibling->core.buf_alloc);
+	while (c->core.type == VSK_TYPE_SEQPACKET && n < 2 * message + DEV_RELAY_RESERVE)
 		n *= 2;
 	return n;
 }
@@ -130,19 +131,25 @@ int dev_relay_alloc(
 }
 
 /* One of the connection. */
-int dev_relay_new(struct dev_vm *vm, const struct dev_conn *c, const uint8_t *token, bool dials,
+void dev_relay_give(struct dev_relay *r, struct dev_vm *vm, struct dev_conn *c)
+{
+	r->vm = vm;
+	r->c = c;
+	memcpy(r->vm_name, vm->opt->name, sizeof(r->vm_name));
+	r->host_port = c->core.host_port;
+	r->guest_port = c->core.guest_port;
+	r->peer_cid = c->core.peer_cid;
+}
+
+int dev_relay_new(struct dev_vm *vm, struct dev_conn *c, const uint8_t *token, bool dials,
 	size_t window, struct dev_relay **ret)
 {
 	struct dev_relay *r;
 	int e = dev_relay_alloc(&vm->daemon->link, token, dials, window, &r);
 	if (e < 0)
 		return e;
-	r->vm = vm;
 	r->message = c->core.type == VSK_TYPE_SEQPACKET;
-	memcpy(r->vm_name, vm->opt->name, sizeof(r->vm_name));
-	r->host_port = c->core.host_port;
-	r->guest_port = c->core.guest_port;
-	r->peer_cid = c->core.peer_cid;
+	dev_relay_give(r, vm, c);
 	*ret = r;
 	return 0;
 }

@@ -94,6 +94,8 @@ ssize_t dev_relay_read(
 	struct dev_relay *r, const struct iovec *iov, size_t n_iov, uint32_t *ret_flags);
 /* The guest sends (SEND) or reads (RCV) no more. */
 void dev_relay_shut(struct dev_relay *r, uint8_t bits);
+/* It is this connection's from now on. */
+void dev_relay_give(struct dev_relay *r, struct dev_vm *vm, struct dev_conn *c);
 /* The connection is over: after what was sent, or at once (a reset). It is no longer ours. */
 void dev_relay_close(struct dev_relay *r, bool clean);
 

@@ -54,7 +54,6 @@ int dev_relay_ask(struct dev_vm *vm, struct dev_conn *c, size_t first)
 		return e;
 	struct dev_relay *r = c->relay;
 	r->kind = DEV_RELAY_CONN;
-	r->c = c;
 	r->next_ask = first;
 	r->ask = make_ask(vm, c, token, &r->chan.ask_len);
 	if (!r->ask) {
@@ -130,7 +129,6 @@ void dev_relay_asked(struct dev_link *l, const uint8_t *ask, size_t n)
 		return;
 	}
 	c->relay->kind = DEV_RELAY_CONN;
-	c->relay->c = c;
 	dev_relay_wait(c->relay);
 }
 

@@ -43,7 +43,7 @@ static inline void wake(struct dev_relay *r)
 /* One in no state yet; and one of the connection. 0 or -errno. */
 int dev_relay_alloc(struct dev_link *l, const uint8_t *token, bool dials, size_t window,
 	struct dev_relay **ret);
-int dev_relay_new(struct dev_vm *vm, const struct dev_conn *c, const uint8_t *token, bool dials,
+int dev_relay_new(struct dev_vm *vm, struct dev_conn *c, const uint8_t *token, bool dials,
 	size_t window, struct dev_relay **ret);
 void dev_relay_free(struct dev_relay *r);
 

@@ -38,7 +38,6 @@ int dev_relay_bequeath(struct dev_vm *vm, struct dev_conn *c)
 	if (r < 0)
 		return r;
 	c->heir->kind = DEV_RELAY_HEIR;
-	c->heir->c = c;
 	return 0;
 }
 
@@ -239,7 +238,6 @@ int dev_relay_load(struct dev_vm *vm, struct dev_conn *c, const void *data, size
 	r->peer = peer;
 	dev_link_use(peer);
 	r->kind = DEV_RELAY_CONN;
-	r->c = c;
 	r->asleep = true;
 	r->left = le32_at(p + REC_LEFT);
 	r->what = p[REC_WHAT];
@@ -283,7 +281,7 @@ void dev_relay_go_on(struct dev_vm *vm, struct dev_conn *c)
 			c->core.guest_port, r->peer->address);
 	}
 	if (c->core.peer_cid != VSK_CID_HOST)
-		vsk_unrelay(&vm->vsk, &c->core); /* it knows the room of its sibling alone */
+		vsk_unrelay(&vm->vsk, &c->core, 0); /* it knows the room of its sibling alone */
 	if (vsk_guest_ended(&c->core))
 		dev_relay_say_fin(r);
 	if (c->core.guest_shut & VSK_SHUT_RCV)

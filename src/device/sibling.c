@@ -13,7 +13,8 @@
  *   half-closes  pass; a close becomes a close, anything worse a reset
  *
  * A receiver that is stuck stops its senders' connections, not their other ones: payload for it is
- * always taken off the tx queue. Such connections go into no record; both guests are sent RST.
+ * always taken off the tx queue. When one of the VMs leaves, the other's connection gets a relay
+ * for a host end, if there is a link (relay_move.c); else both guests are sent RST.
  */
 #include "base/log.h"
 #include "daemon.h"
@@ -134,12 +135,11 @@ void dev_sibling_inherit(struct dev_conn *c, struct dev_relay *r)
 {
 	struct dev_vm *vm = c->sibling_vm;
 	struct dev_conn *other = unpair(c);
-	other->given = 0;
 	other->relay = r;
-	vsk_unrelay(&vm->vsk, &other->core);
+	vsk_unrelay(&vm->vsk, &other->core, other->given);
+	other->given = 0;
 	r->kind = DEV_RELAY_CONN;
-	r->vm = vm;
-	r->c = other;
+	dev_relay_give(r, vm, other);
 	dev_relay_shut(r, (uint8_t)((vsk_guest_ended(&other->core) ? VSK_SHUT_SEND : 0) |
 				    (other->core.guest_shut & VSK_SHUT_RCV)));
 	poke(vm);

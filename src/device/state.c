@@ -95,9 +95,7 @@ static enum dev_fate decide(struct dev_vm *vm, struct dev_conn *c)
 	bool linked = dev_link_is_open(&vm->daemon->link);
 	enum dev_policy policy = dev_policy_of(&vm->policies, c->core.host_port);
 	if (c->core.peer_cid != VSK_CID_HOST)
-		return linked && c->core.state == VSK_OPEN && c->core.type == VSK_TYPE_STREAM
-			       ? relay(vm, c)
-			       : DEV_RESET_SIBLING;
+		return linked && c->core.state == VSK_OPEN ? relay(vm, c) : DEV_RESET_SIBLING;
 	if (vm->has_list && !c->listed)
 		return DEV_RESET_LIST;
 	if (!vm->has_list && policy == DEV_RESET)

@@ -807,9 +807,11 @@ void vsk_relay(struct vsk *v, struct vsk_conn *c, const struct vsk_conn *far, bo
 		credit_refresh(v, c);
 }
 
-void vsk_unrelay(struct vsk *v, struct vsk_conn *c)
+void vsk_unrelay(struct vsk *v, struct vsk_conn *c, uint32_t given)
 {
+	hf_assert(given <= vsk_unread(c));
 	c->relayed = false;
+	c->fwd_cnt += given;
 	if (c->state == VSK_OPEN)
 		vsk_conn_ctl(v, c, VSK_CTL_CREDIT_UPDATE);
 }

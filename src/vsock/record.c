@@ -221,7 +221,8 @@ void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 	le32_to(b + CONN_PEER_CID, c->peer_cid);
 	le64_to(b + CONN_TX, c->tx_cnt);
 	le64_to(b + CONN_RX, c->rx_cnt);
-	le64_to(b + CONN_FWD, c->fwd_cnt);
+	/* What a sibling was given of a message counts as taken: the rest goes on as one. */
+	le64_to(b + CONN_FWD, s->takeover ? c->fwd_cnt : c->rx_cnt - n_host);
 	le32_to(b + CONN_ANNOUNCED, c->announced);
 	le32_to(b + CONN_BUF_ALLOC, c->buf_alloc);
 	le32_to(b + CONN_PEER_BUF_ALLOC, c->peer_buf_alloc);
@@ -466,14 +467,14 @@ static int check_conn(const struct part *p, bool takeover)
 		return r;
 	if (sibling && (!vsk_cid_usable(le32_at(b + CONN_PEER_CID)) || f.n_guest || f.ends_guest))
 		return -EINVAL;
-	if (sibling && !takeover && (type != VSK_TYPE_STREAM || b[CONN_STATE] != CONN_STATE_OPEN))
+	if (sibling && !takeover && b[CONN_STATE] != CONN_STATE_OPEN)
 		return -EINVAL;
 	uint64_t rx = le64_at(b + CONN_RX), fwd = le64_at(b + CONN_FWD);
 	bool host_holds = f.n_host || f.ends_host, guest_holds = f.n_guest || f.ends_guest;
 	uint32_t buf_alloc = le32_at(b + CONN_BUF_ALLOC);
 	uint8_t guest_shut = b[CONN_GUEST_SHUT], host_shut = b[CONN_HOST_SHUT], ctl = b[CONN_CTL];
 	bool sent = le16_at(b + CONN_FLAGS) & CONN_FLAG_REQUEST_SENT;
-	if (rx < fwd || !unread_is(rx - fwd, &f, sibling) || buf_alloc > VSK_BUF_MAX ||
+	if (rx < fwd || !unread_is(rx - fwd, &f, sibling && takeover) || buf_alloc > VSK_BUF_MAX ||
 		f.n_host > buf_alloc)
 		return -EINVAL;
 	if (takeover ? !takeover_holds(p, &f, sibling)

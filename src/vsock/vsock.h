@@ -385,8 +385,9 @@ int vsk_connect_from(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_
  * vsk_host_took() goes on counting what lies in the far guest's memory: ends follow it. */
 void vsk_relay(struct vsk *v, struct vsk_conn *c, const struct vsk_conn *far, bool tell);
 
-/* Credit is the device's own again: the sibling is reached in another way from now on. */
-void vsk_unrelay(struct vsk *v, struct vsk_conn *c);
+/* Credit is the device's own again: the sibling is reached in another way from now on. Of the next
+ * message it was given `given` bytes, which count as taken: the rest is a message now. */
+void vsk_unrelay(struct vsk *v, struct vsk_conn *c, uint32_t given);
 
 /* Asks the guest for its credit, because a sibling asks. */
 void vsk_ask(struct vsk *v, struct vsk_conn *c);

@@ -373,6 +373,37 @@ static void test_credit_of_siblings_is_from_end_to_end(void **state)
 	assert_int_equal(g.ev.why, VSK_WHY_OVERRUN);
 }
 
+/* A sibling that leaves has got a part of a message: the device has room for what it holds only,
+ * and the guest is told. */
+static void test_a_sibling_is_reached_in_another_way(void **state)
+{
+	(void)state;
+	struct rig g;
+	struct vsk_conn *c, far = { .peer_buf_alloc = BUF };
+	rig_init(&g);
+	g.v.cfg.features |= VSK_F_SEQPACKET;
+	g.p.dst_cid = 6;
+	g.p.type = VSK_TYPE_SEQPACKET;
+	guest(&g, VSK_OP_REQUEST, 0, 0);
+	c = g.ev.conn;
+	vsk_relay(&g.v, c, &far, false);
+	vsk_dialled(&g.v, c, true);
+	expect_op(&g, VSK_OP_RESPONSE);
+	guest(&g, VSK_OP_RW, BUF, VSK_MSG_EOM);
+	far.tx_cnt = 1000;
+	vsk_relay(&g.v, c, &far, false);
+	expect_nothing(&g);
+	assert_int_equal(vsk_guest_room(c), 0);
+	vsk_unrelay(&g.v, c, 1000);
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	assert_int_equal(vsk_guest_room(c), 1000);
+	guest(&g, VSK_OP_RW, 1000, 0);
+	assert_int_equal(g.ev.kind, VSK_EV_DATA);
+	vsk_host_took(&g.v, g.now, c, BUF - 1000, &g.ev);
+	assert_int_equal(c->msgs, 0);
+	assert_int_equal(vsk_unread(c), 1000);
+}
+
 /* A sibling's buffer may be larger than what the device holds for it: what it was given is no
  * burden any more. */
 static void test_credit_of_a_large_sibling(void **state)
@@ -1347,6 +1378,7 @@ int main(void)
 		cmocka_unit_test(test_another_type_on_a_live_flow_gets_rst),
 		cmocka_unit_test(test_a_sibling_is_dialled),
 		cmocka_unit_test(test_credit_of_siblings_is_from_end_to_end),
+		cmocka_unit_test(test_a_sibling_is_reached_in_another_way),
 		cmocka_unit_test(test_credit_of_a_large_sibling),
 		cmocka_unit_test(test_credit_of_a_small_guest_to_a_sibling),
 		cmocka_unit_test(test_a_sibling_asks),

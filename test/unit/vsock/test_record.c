@@ -769,23 +769,57 @@ static void test_takeover_keeps_what_waits_for_its_owner(void **state)
 	assert_int_equal(vsk_next(&c.v, NULL)->life, VSK_LIFE_CLAIM);
 }
 
-/* The other guest has got the beginning of a message. */
+/* The other guest has got the beginning of a message; what it has not. */
+static struct vsk_bytes rest_of_a_message(struct rig *a)
+{
+	static uint8_t end[VSK_END_BYTES];
+	rig_init(a);
+	a->v.cfg.features |= VSK_F_SEQPACKET;
+	a->p.dst_cid = 9;
+	a->p.type = VSK_TYPE_SEQPACKET;
+	guest_opens(a);
+	guest(a, VSK_OP_RW, 100, VSK_MSG_EOM);
+	struct vsk_bytes rest = in_flight(60);
+	le32_to(end, 60);
+	rest.ends_p[0] = end;
+	rest.ends_n[0] = sizeof(end);
+	return rest;
+}
+
+/* It is a message of its own where the guest arrives. */
+static void test_the_rest_of_a_siblings_message_moves(void **state)
+{
+	(void)state;
+	struct rig a, b;
+	uint8_t buf[16384];
+	struct vsk_bytes rest = rest_of_a_message(&a);
+	struct vsk_conn *c = vsk_next(&a.v, NULL);
+	struct vsk_save s;
+	struct vsk_load l;
+	size_t len;
+	vsk_save_begin(&s, &a.v, buf, sizeof(buf));
+	vsk_save_conn(&s, c, true, &rest, &none);
+	assert_int_equal(vsk_save_end(&s, &len), 0);
+	assert_int_equal(vsk_unread(c), 100); /* here it goes on as before */
+	rig_init(&b);
+	assert_int_equal(vsk_load_begin(&l, &b.v, 0, buf, len), 0);
+	c = vsk_next(&b.v, NULL);
+	assert_int_equal(vsk_unread(c), 60);
+	assert_int_equal(c->fwd_cnt, 40);
+	assert_int_equal(c->msgs, 1);
+	le64_to(buf + 64 + 40, 0); /* as if it had been given nothing */
+	le32_to(buf + 24, 0);
+	le32_to(buf + 24, vsk_crc32c(0, buf, len));
+	rig_init(&b);
+	assert_int_equal(vsk_load_begin(&l, &b.v, 0, buf, len), -EINVAL);
+}
+
 static void test_takeover_in_the_midst_of_a_siblings_message(void **state)
 {
 	(void)state;
 	struct rig a, b;
 	uint8_t buf[16384];
-	rig_init(&a);
-	a.v.cfg.features |= VSK_F_SEQPACKET;
-	a.p.dst_cid = 9;
-	a.p.type = VSK_TYPE_SEQPACKET;
-	guest_opens(&a);
-	guest(&a, VSK_OP_RW, 100, VSK_MSG_EOM);
-	struct vsk_bytes rest = in_flight(60);
-	uint8_t end[VSK_END_BYTES];
-	le32_to(end, 60);
-	rest.ends_p[0] = end;
-	rest.ends_n[0] = sizeof(end);
+	struct vsk_bytes rest = rest_of_a_message(&a);
 	size_t len = save_takeover(&a, buf, sizeof(buf), &rest);
 	assert_int_equal(load_takeover(&b, buf, len), 0);
 	assert_int_equal(vsk_unread(vsk_next(&b.v, NULL)), 100);
@@ -911,6 +945,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_no_room_no_duplicates_no_second_load),
 		cmocka_unit_test(test_takeover_keeps_owners_and_siblings),
 		cmocka_unit_test(test_takeover_keeps_what_waits_for_its_owner),
+		cmocka_unit_test(test_the_rest_of_a_siblings_message_moves),
 		cmocka_unit_test(test_takeover_in_the_midst_of_a_siblings_message),
 		cmocka_unit_test(test_takeover_keeps_a_siblings_credit),
 		cmocka_unit_test(test_takeover_and_migration_do_not_mix),
