@@ -10,11 +10,18 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#define LOG_TAIL 8192 /* bytes of the runtime's log that are looked at */
+#define LOG_TAIL 8192       /* bytes of the runtime's log that are looked at */
+#define COPY_MAX (8u << 20) /* bytes of a runtime that is copied */
+
+#ifndef MFD_EXEC /* Linux 6.3 */
+#define MFD_EXEC 0x10u
+#endif
 
 enum file { FILE_LOG, FILE_PID, FILE_JSON, FILE_SOCK, FILE_N_ };
 static const char *const suffix[FILE_N_] = { "log", "pid", "json", "sock" };
@@ -86,6 +93,52 @@ static int make_dir(const char *path, struct hf_err *reterr)
 	return 0;
 }
 
+/* Sealed memory with what the file has, which can be executed; -errno. */
+static int copy_program(const char *path, size_t size)
+{
+	const char *name = "crun";
+	char magic[4] = "";
+	off_t at = 0;
+	HF_CLEANUP(fd_closep) int from = open(path, O_RDONLY | O_CLOEXEC);
+	HF_CLEANUP(fd_closep)
+	int to = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC);
+	if (to < 0 && errno == EINVAL)
+		to = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (from < 0 || to < 0 || size > COPY_MAX)
+		return -EINVAL;
+	while (at < (off_t)size && sendfile(to, from, &at, size - (size_t)at) > 0)
+		;
+	/* A script's interpreter could not open it. */
+	if (at != (off_t)size || pread(to, magic, 4, 0) < 4 || memcmp(magic, "\177ELF", 4))
+		return -ENOEXEC;
+	if (fcntl(to, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0)
+		return -errno;
+	return fcntl(to, F_DUPFD_CLOEXEC, 3); /* the others become a child's own */
+}
+
+/* The file to execute. crun copies its own into memory and executes itself again from there, lest a
+ * container write to it, unless it finds itself in sealed memory. So one copy serves all runs,
+ * under a name that the process gets; another file in its place is copied anew. */
+static const char *program_of(struct agt_runtime *rt)
+{
+	char target[40];
+	struct stat st;
+	if (!rt->is_crun || stat(rt->path, &st) < 0)
+		return rt->path;
+	if (st.st_ino != rt->original.st_ino || st.st_dev != rt->original.st_dev ||
+		st.st_ctim.tv_sec != rt->original.st_ctim.tv_sec ||
+		st.st_ctim.tv_nsec != rt->original.st_ctim.tv_nsec) {
+		rt->original = st;
+		fd_closep(&rt->copy_fd);
+		rt->copy_fd = copy_program(rt->path, (size_t)st.st_size);
+		(void)snprintf(target, sizeof(target), "/proc/self/fd/%d", rt->copy_fd);
+		(void)unlink(rt->copy); /* an agent's before this one */
+		if (rt->copy_fd >= 0 && symlink(target, rt->copy) < 0)
+			fd_closep(&rt->copy_fd);
+	}
+	return rt->copy_fd >= 0 ? rt->copy : rt->path;
+}
+
 /* pivot_root(2) needs a root that is mounted on something: the bare initramfs is its own parent. */
 static bool root_has_parent(void)
 {
@@ -105,7 +158,7 @@ int agt_runtime_init(struct agt_runtime *rt, struct agt *a, struct hf_err *reter
 {
 	const char *dir = a->flags->state_dir ? a->flags->state_dir : "/run/holdfast-agent";
 	const char *program = a->flags->runtime;
-	*rt = (struct agt_runtime){ .a = a };
+	*rt = (struct agt_runtime){ .a = a, .copy_fd = -1 };
 	if (!program)
 		program = find_program("crun", rt->path, sizeof(rt->path)) ||
 					  !find_program("runc", rt->path, sizeof(rt->path))
@@ -120,6 +173,7 @@ int agt_runtime_init(struct agt_runtime *rt, struct agt *a, struct hf_err *reter
 		program, rt->path, sizeof(rt->path)); /* a run says when it is not there */
 	(void)snprintf(rt->dir, sizeof(rt->dir), "%s", dir);
 	(void)snprintf(rt->root, sizeof(rt->root), "%s/runtime", dir);
+	(void)snprintf(rt->copy, sizeof(rt->copy), "%s/crun", dir);
 	const char *slash = strrchr(program, '/');
 	long processors = sysconf(_SC_NPROCESSORS_ONLN);
 	rt->most = (size_t)HF_MAX(2 * processors, 4);
@@ -277,7 +331,7 @@ static int copy_command(struct running *r, const struct agt_run *run)
 	struct agt_runtime *rt = &r->a->runtime;
 	const char *argv[AGT_RUNTIME_ARGS + 20];
 	size_t n = 0;
-	argv[n++] = rt->path;
+	argv[n++] = program_of(rt);
 	argv[n++] = "--log";
 	argv[n++] = r->path[FILE_LOG];
 	argv[n++] = "--log-format";

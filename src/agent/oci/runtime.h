@@ -17,6 +17,7 @@
 #include "agent/proc/child.h"
 #include "base/err.h"
 #include <jansson.h>
+#include <sys/stat.h>
 
 #define AGT_RUNTIME_DEADLINE_MS 120000
 #define AGT_RUNTIME_YOUNG_MS    1000
@@ -33,6 +34,9 @@ struct agt_runtime {
 	bool pivots;   /* pivot_root works: the root is not the bare initramfs */
 	char dir[64];  /* for the files of runs */
 	char root[80]; /* the runtime's own state */
+	char copy[80]; /* crun's copy that is executed, of this file */
+	int copy_fd;   /* -1: there is none, the file is executed */
+	struct stat original;
 	uint64_t runs;
 	struct hf_list all; /* runs that are under way or wait */
 	size_t n_waiting, most;
