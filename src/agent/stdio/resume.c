@@ -19,8 +19,11 @@
 			      */
 #define IO_BATCH (64u << 10) /* bytes read from a connection at a time */
 
-/* In front of the ring: what outlives the agent. The ring is never quite full, so that its two ends
- * tell how much it holds. */
+/* The ring is never quite full, so that its two ends tell how much it holds. What stays free is a
+ * page, so that pages of a pipe that is moved as it fills become pages of the window. */
+#define SPARE 4096u
+
+/* In front of the ring: what outlives the agent. */
 struct window {
 	uint64_t base;  /* output: offset of the oldest byte in the ring */
 	int64_t pos;    /* output: where the next byte goes, in the file; kept by the kernel */
@@ -204,6 +207,11 @@ static void local_ended(struct agt_resume *p)
 	rs_end(&p->rs);
 }
 
+static bool has_room(const struct agt_resume *p)
+{
+	return rs_room(&p->rs) >= ROOM_WORTH_IT;
+}
+
 /* Process -> window: up to the ring's end, and then from its beginning. */
 static void local_read(struct agt_resume *p)
 {
@@ -211,9 +219,9 @@ static void local_read(struct agt_resume *p)
 	p->window->base = rs_tx_acked(&p->rs);
 	for (int i = 0; i < 2; i++) {
 		size_t room = rs_room(&p->rs);
-		if (p->local < 0 || room < 2 || rs_write_iov(&p->rs, iov) == 0)
+		if (p->local < 0 || room <= SPARE || rs_write_iov(&p->rs, iov) == 0)
 			return;
-		size_t most = HF_MIN(iov[0].iov_len, room - 1);
+		size_t most = HF_MIN(iov[0].iov_len, room - SPARE);
 		ssize_t n = fill(p, iov[0].iov_base, most);
 		if (n > 0)
 			rs_wrote(&p->rs, (size_t)n);
@@ -254,7 +262,7 @@ static void want(struct agt_resume *p)
 	if (p->local >= 0 && in)
 		agt_watch_set(p->watch_local, rs_read(&p->rs, iov) > 0 ? UV_WRITABLE : 0);
 	if (p->local >= 0 && !in)
-		agt_watch_set(p->watch_local, rs_room(&p->rs) >= ROOM_WORTH_IT ? UV_READABLE : 0);
+		agt_watch_set(p->watch_local, has_room(p) ? UV_READABLE : 0);
 	if (p->conn >= 0)
 		agt_watch_set(p->watch_conn,
 			UV_READABLE | (rs_output(&p->rs, iov) > 0 ? UV_WRITABLE : 0));
@@ -276,9 +284,12 @@ static void step(struct agt_resume *p)
 static void on_conn(void *arg, int events)
 {
 	struct agt_resume *p = arg;
+	bool full = !has_room(p);
 	int r = events & UV_READABLE ? conn_read(p) : 0;
 	if (r < 0 && p->leg == AGT_IN)
 		local_write(p); /* what came before the loss */
+	if (p->leg != AGT_IN && full && has_room(p))
+		local_read(p); /* the process has waited for it */
 	if (r < 0)
 		conn_lost(p);
 	step(p);
