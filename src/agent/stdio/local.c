@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 
+#define PIPE_SIZE (256u << 10) /* what a process may write before it waits for the agent */
+
 void agt_local_close_theirs(struct agt_local *l)
 {
 	for (int i = 0; i < 3; i++)
@@ -35,6 +37,8 @@ int agt_local_pipes(struct agt_local *l, const bool want[3])
 		l->ours[i] = fd[i == 0]; /* the process reads the first, writes the others */
 		l->theirs[i] = fd[i != 0];
 		r = fd_set_nonblock(l->ours[i], true);
+		if (i != 0)
+			(void)fcntl(fd[0], F_SETPIPE_SZ, PIPE_SIZE); /* else as large as usual */
 	}
 	if (r < 0)
 		agt_local_close(l);
