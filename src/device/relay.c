@@ -371,6 +371,8 @@ void dev_relay_expire(struct dev_relay *r, int error)
 		dev_relay_free(r);
 	if (conn && c->core.state == VSK_DIALLING)
 		dev_relay_refuse(vm, c);
+	else if (conn && c->core.state == VSK_CLOSED)
+		dev_conn_finish(vm, c); /* what waits is for nobody */
 	else if (conn)
 		dev_conn_failed(vm, c, error);
 }

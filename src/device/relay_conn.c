@@ -100,7 +100,7 @@ void dev_relay_close(struct dev_relay *r, bool clean)
 	dev_relay_work(r);
 }
 
-/* The guest will not read what has come: drops it. The end of it is told. */
+/* The guest will not read what has come, or is gone: drops it. The end of it is told. */
 static void drop_for_deaf_guest(struct dev_relay *r)
 {
 	while (r->left > 0 || dev_relay_next_payload(r)) {
@@ -109,8 +109,17 @@ static void drop_for_deaf_guest(struct dev_relay *r)
 			break;
 		dev_relay_take_payload(r, n);
 	}
-	if (dev_relay_next_is(r, DEV_HEAD_FIN))
+	if (dev_relay_next_is(r, DEV_HEAD_FIN) && r->c->core.state == VSK_OPEN)
 		dev_conn_host_shut(r->vm, r->c, VSK_SHUT_SEND);
+}
+
+/* The other end reads no more: of a guest that is gone, nothing need be sent any more. */
+static void heed_deaf(struct dev_relay *r)
+{
+	if (r->c->core.state == VSK_CLOSED)
+		r->c->hup = true;
+	else
+		dev_conn_host_shut(r->vm, r->c, r->fin_in ? VSK_SHUT_BOTH : VSK_SHUT_RCV);
 }
 
 /* All that either end has said was taken by the other, and neither has said that it ends. */
@@ -153,7 +162,7 @@ void dev_relay_step_conn(struct dev_relay *r)
 	uint32_t value;
 	struct dev_vm *vm = r->vm;
 	struct dev_conn *c = r->c;
-	if (vm->frozen || r->asleep)
+	if (r->asleep || (vm->frozen && c->core.state != VSK_CLOSED)) /* that is in no record */
 		return;
 	if (!is_alive(r) && c->core.state == VSK_DIALLING && rs_state(stream(r)) == RS_UNKNOWN) {
 		dev_relay_ask_another(r);
@@ -165,14 +174,16 @@ void dev_relay_step_conn(struct dev_relay *r)
 	}
 	if (c->core.state == VSK_DIALLING && dev_relay_next_is(r, DEV_HEAD_READY))
 		vsk_dialled(&vm->vsk, &c->core, true);
-	if (c->core.state == VSK_OPEN && /* nobody will ask for what comes */
-		((c->core.guest_shut & VSK_SHUT_RCV) || (c->core.host_shut & VSK_SHUT_SEND)))
+	bool closed = c->core.state == VSK_CLOSED, begun = closed || c->core.state == VSK_OPEN;
+	if (closed || (begun && /* nobody will ask for what comes */
+			      ((c->core.guest_shut & VSK_SHUT_RCV) ||
+				      (c->core.host_shut & VSK_SHUT_SEND))))
 		drop_for_deaf_guest(r);
-	if (c->relay == r && dev_relay_next_is(r, DEV_HEAD_DEAF))
-		dev_conn_host_shut(vm, c, r->fin_in ? VSK_SHUT_BOTH : VSK_SHUT_RCV);
+	if (c->relay == r && begun && dev_relay_next_is(r, DEV_HEAD_DEAF))
+		heed_deaf(r);
 	if (c->relay != r)
 		return; /* it ended over this, and the relay has work of its own */
-	if (dev_relay_peek(r, &value) > DEV_HEAD_DEAF) {
+	if (dev_relay_peek(r, &value) >= DEV_HEAD_DEAF) {
 		dev_relay_expire(r, -EPROTO);
 		return;
 	}
