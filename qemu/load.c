@@ -27,6 +27,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "dirty.h"
 #include "patch.h"
 
 #define EXPORT __attribute__((visibility("default")))
@@ -39,6 +40,7 @@ EXPORT int qemu_plugin_install(uint64_t id, const struct qemu_info *info, int ar
 EXPORT int connect(int fd, const struct sockaddr *address, socklen_t size);
 
 int qemu_plugin_version = 1;
+static int qemu_version; /* 702 for 7.2; 0: this is not QEMU */
 static bool patched;
 
 static int refuse(const char *why)
@@ -67,7 +69,7 @@ __attribute__((constructor)) static void choose_plugin_version(void)
 	void *q = dlsym(RTLD_DEFAULT, "qmp_query_version");
 	void *r = dlsym(RTLD_DEFAULT, "qapi_free_VersionInfo");
 	struct version *v;
-	int64_t n;
+	int n;
 
 	if (!q || !r)
 		return;
@@ -76,7 +78,7 @@ __attribute__((constructor)) static void choose_plugin_version(void)
 	v = query(NULL);
 	if (!v || !v->qemu)
 		return;
-	n = v->qemu->major * 100 + v->qemu->minor;
+	n = qemu_version = (int)(v->qemu->major * 100 + v->qemu->minor);
 	qemu_plugin_version = n >= 1101 ? 7 : n >= 1002 ? 6 : n >= 900 ? 2 : 1;
 	release(v);
 }
@@ -122,10 +124,13 @@ static int parse_argument(const char *text, struct wish *w)
 
 static int install(const struct patch_symbols *s, const struct wish *w)
 {
-	const char *why = patch_apply(s, w->mode, w->way);
+	const char *why = dirty_find_symbols(qemu_version);
 
+	if (!why)
+		why = patch_apply(s, w->mode, w->way);
 	if (why)
 		return refuse(why);
+	dirty_install();
 	patched = true;
 	return 0;
 }

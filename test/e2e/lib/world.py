@@ -286,10 +286,7 @@ def qemu_version():
     return tuple(int(n) for n in text.split("version ")[1].split(".")[:2])
 
 
-MEMORY = f"{(256 << 10) + 8}K"  # no multiple of 64 pages: QEMU before 9.0 loses a TCG guest's writes else, in a migration
-
-
-def qemu_argv(world, name, device_socket, image=None, memory=MEMORY, module=f"{MODULE},mode=seamless", append="",
+def qemu_argv(world, name, device_socket, image=None, memory="256M", module=f"{MODULE},mode=seamless", append="",
               extra=(), accel="tcg"):
     """QEMU with shared memory and a vhost-user-vsock device; QMP is at WORLD/NAME.qmp."""
     argv = [qemu_binary(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
