@@ -188,17 +188,6 @@ void spec_args_done(struct spec_args *a)
 		spec_arg((a), __VA_ARGS__);                                                        \
 	} while (0)
 
-/*
- * TCG in QEMU before 9.0 loses writes of a guest that is being migrated: where it collects the
- * dirty bits of 64 pages at a time it does not make the translated code set them again, and pages
- * arrive stale (a migrated kernel soon finds its memory corrupt). It goes page by page, rightly,
- * over memory whose size is no multiple of 64 pages: so there are two pages more than asked for.
- */
-static unsigned long memory_kib(const struct spec *s, bool kvm)
-{
-	return s->memory_mib * 1024ul + (kvm ? 0 : 8);
-}
-
 void spec_qemu_args(const struct spec *s, const struct spec_launch *l, struct spec_args *a)
 {
 	bool kvm = s->accel == SPEC_KVM;
@@ -208,11 +197,10 @@ void spec_qemu_args(const struct spec *s, const struct spec_launch *l, struct sp
 	ARG2(a, "-cpu", "%s", kvm ? "host" : "max");
 	if (!kvm) /* under KVM the module comes by LD_PRELOAD: QEMU has plugins for TCG only */
 		ARG2(a, "-plugin", "%s,mode=%s,state=%s", s->module, l->mode, s->state);
-	unsigned long kib = memory_kib(s, kvm);
-	ARG2(a, "-m", "%luK", kib);
+	ARG2(a, "-m", "%uM", s->memory_mib);
 	ARG2(a, "-smp", "%u", s->cpus);
 	/* The back end maps the guest's memory: it must be shared. */
-	ARG2(a, "-object", "memory-backend-memfd,id=ram,size=%luK,share=on", kib);
+	ARG2(a, "-object", "memory-backend-memfd,id=ram,size=%uM,share=on", s->memory_mib);
 	spec_arg(a, "-no-user-config");
 	spec_arg(a, "-nodefaults");
 	ARG2(a, "-display", "none");

@@ -86,9 +86,8 @@ static void test_the_command_line(void **state)
 	assert_false(a.failed);
 	assert_true(has(&a, "-plugin", "/m.so,mode=disruptive"));
 	assert_true(has(&a, "-machine", "accel=tcg"));
-	/* no multiple of 64 pages: see spec.c */
-	assert_true(has(&a, "-m", "131080K"));
-	assert_true(has(&a, "-object", "size=131080K,share=on"));
+	assert_true(has(&a, "-m", "128M"));
+	assert_true(has(&a, "-object", "size=128M,share=on"));
 	assert_false(has(&a, "-incoming", "defer"));
 	spec_args_done(&a);
 
@@ -96,7 +95,7 @@ static void test_the_command_line(void **state)
 	l.incoming = true;
 	spec_qemu_args(&s, &l, &a);
 	assert_false(has(&a, "-plugin", "")); /* by LD_PRELOAD there */
-	assert_true(has(&a, "-m", "131072K"));
+	assert_true(has(&a, "-m", "128M"));
 	assert_true(has(&a, "-incoming", "defer"));
 	spec_args_done(&a);
 
