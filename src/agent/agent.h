@@ -38,7 +38,9 @@ struct agt {
 	struct hf_list workers;    /* proc/worker.c */
 	size_t n_containers, n_processes, n_streams, n_namespaces;
 	size_t n_workers, n_hung, n_work_waiting; /* proc/worker.c */
-	int oom_fd; /* host/oom.h */
+	int oom_fd;                               /* host/oom.h */
+	struct agt_timer *oom_timer;
+	uint64_t oom_wait_ms;
 	uv_signal_t sigterm, sigint;
 	bool shut_down; /* the host has asked for the machine's end */
 	bool stopping;  /* the virtual machine, or the agent, is to end */

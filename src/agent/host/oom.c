@@ -13,6 +13,8 @@
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 
+#define LOOK_MAX_MS 1000 /* the last of the waits, each twice as long as the one before */
+
 static void tell(struct agt_container *c, uint64_t more)
 {
 	struct agt *a = c->a;
@@ -40,15 +42,26 @@ void agt_oom_look(struct agt_container *c)
 	tell(c, more);
 }
 
-/* Version 1: which group it was is not told. */
+/* Version 1: which group it was is not told, and it is told before the process is killed and
+ * counted. */
+static void look_again(void *arg)
+{
+	struct agt *a = arg;
+	hf_list_for_each (l, &a->containers)
+		agt_oom_look(HF_CONTAINER_OF(l, struct agt_container, link));
+	if (a->oom_wait_ms <= LOOK_MAX_MS)
+		agt_timer_set(a->oom_timer, a->oom_wait_ms);
+	a->oom_wait_ms *= 2;
+}
+
 static void on_event_v1(void *arg, int events)
 {
 	struct agt *a = arg;
 	uint64_t n;
 	(void)events;
+	a->oom_wait_ms = 1;
 	if (read(a->oom_fd, &n, sizeof(n)) > 0)
-		hf_list_for_each (l, &a->containers)
-			agt_oom_look(HF_CONTAINER_OF(l, struct agt_container, link));
+		look_again(a);
 }
 
 static void on_event(void *arg, int events)
@@ -78,6 +91,9 @@ int agt_oom_init(struct agt *a)
 		       : inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
 	if (a->oom_fd < 0)
 		return -errno;
+	a->oom_timer = agt_timer_new(&a->loop, look_again, a);
+	if (!a->oom_timer)
+		return -ENOMEM;
 	int r = agt_watch_new(&a->loop, a->oom_fd, v1 ? on_event_v1 : on_event, a, &w);
 	if (r == 0)
 		agt_watch_set(w, UV_READABLE); /* for as long as the agent lives */

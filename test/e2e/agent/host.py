@@ -16,7 +16,7 @@ UVM = "00000000-0000-0000-0000-000000000000"
 GUID = "7d1f0f0e-2b5c-4d0c-9d3a-0c7d7a3f2b11"
 CREATE, START, GRACEFUL, FORCED, EXECUTE, WAIT, SIGNAL, RESIZE, PROPERTIES, MODIFY, NEGOTIATE, \
     DUMP, DELETE = [0x10100001 | n << 8 for n in range(1, 14)]
-NOTIFICATION, ACKNOWLEDGE = 0x30100101, 0x3F000101
+NOTIFICATION, ACKNOWLEDGE, OOM = 0x30100101, 0x3F000101, 0x3F000201
 NOT_IMPL, FAIL, NOT_FOUND = 0x80004001, 0x80004005, 0x80070490
 TIMEOUT, VERSION, BAD_JSON, NO_SYSTEM, EXISTS, STOPPED, BAD_STATE = \
     0xC0370109, 0xC037010C, 0xC037010D, 0xC037010E, 0xC037010F, 0xC0370110, 0x80370105
@@ -91,6 +91,7 @@ class Bridge:
         self.answers = {}
         self.order = []
         self.notes = []
+        self.kills = []  # for want of memory
 
     def send(self, kind, body, ident=None):
         if ident is None:
@@ -113,6 +114,9 @@ class Bridge:
             assert ident == 0
             self.notes.append(body)
             self.order.append("note")
+        elif kind == OOM:
+            assert ident == 0
+            self.kills.append(body)
         else:
             assert kind >> 28 == 2, hex(kind)
             assert ident not in self.answers, f"answered twice: {ident}"

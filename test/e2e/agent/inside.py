@@ -24,10 +24,10 @@ class Machine:
         self.node.vm = w.Vm(world, "a", self.node.device, module=None, image=image, memory="512M", extra=extra, append=append).connect()
         self.accept()
 
-    def accept(self):
+    def accept(self, session=None):
         """The guest's next connection."""
         self.bridge = Bridge(self.bridge_port.accept())
-        self.bridge.negotiate()
+        self.bridge.negotiate(session)
 
     def modify(self, resource, settings, kind="Add"):
         return self.bridge.call(MODIFY, Request={"RequestType": kind, "ResourceType": resource, "Settings": settings})
