@@ -430,11 +430,16 @@ void dev_conn_thaw(struct dev_vm *vm, struct dev_conn *c)
 		look(vm, c, true);
 }
 
-static void on_connected(struct dev_vm *vm, struct dev_conn *c)
+bool dev_conn_say_ok(int fd, uint32_t host_port)
 {
 	char line[32];
-	int n = snprintf(line, sizeof(line), "OK %u\n", c->core.host_port);
+	int n = snprintf(line, sizeof(line), "OK %u\n", host_port);
 	struct iovec iov = { .iov_base = line, .iov_len = (size_t)n };
+	return send_iov(fd, &iov, 1) == n;
+}
+
+static void on_connected(struct dev_vm *vm, struct dev_conn *c)
+{
 	log_conn(vm, c, "connected");
 	if (c->sibling) {
 		dev_sibling_connected(c);
@@ -446,7 +451,7 @@ static void on_connected(struct dev_vm *vm, struct dev_conn *c)
 	}
 	if (c->forwarded)
 		return;
-	if (c->fd < 0 || send_iov(c->fd, &iov, 1) != n) {
+	if (c->fd < 0 || !dev_conn_say_ok(c->fd, c->core.host_port)) {
 		vsk_host_reset(&vm->vsk, &c->core);
 		dev_conn_finish(vm, c);
 	}

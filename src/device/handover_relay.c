@@ -57,6 +57,7 @@ static void save_relay(const struct dev_relay *r, struct dev_pack *p)
 	dev_pack_number(p, r->out_bytes);
 	save_flags(r, p);
 	dev_pack_number(p, r->join != NULL);
+	dev_pack_number(p, r->asks);
 	dev_pack_end(p);
 }
 
@@ -150,6 +151,7 @@ int dev_handover_load_relay(struct dev_handover *h, struct dev_unpack *u)
 	r->out_bytes = dev_unpack_number(u, ANY);
 	load_flags(r, u);
 	bool joined = dev_unpack_flag(u);
+	r->asks = dev_unpack_more(u) && dev_unpack_flag(u);
 	bool has_socket = r->kind == DEV_RELAY_HOST || r->kind == DEV_RELAY_ORPHAN;
 	if (u->error || r->kind == DEV_RELAY_HEIR || (r->fd >= 0 && !has_socket))
 		return -EINVAL;

@@ -508,7 +508,7 @@ static bool conn_holds(const struct dev_conn *c, bool dialling)
 	bool asks_far = c->forwarded && c->fd >= 0; /* a dial that takes its time */
 	bool host = v->peer_cid == VSK_CID_HOST;
 	if (c->paired)
-		return !dialling && c->fd < 0 && (!host || v->state == VSK_OPEN);
+		return !dialling && c->fd < 0 && (!host || v->state != VSK_DIALLING);
 	if (host)
 		return (dialling || asks_far || v->state != VSK_DIALLING) &&
 		       (!dialling || v->state == VSK_DIALLING);

@@ -75,6 +75,7 @@ struct dev_relay {
 	bool deaf;                       /* HOST: nobody reads here: what comes is dropped */
 	bool readable, hup, watches_out; /* HOST */
 	bool message;                    /* SEQPACKET */
+	bool asks;                       /* HOST: it is told when the guest has accepted */
 
 	/* For the list of relays: whose connection it is. */
 	char vm_name[33];

@@ -65,6 +65,14 @@ static bool host_write_some(struct dev_relay *r)
 	return true;
 }
 
+/* The guest has accepted: its client may wait to be told. */
+static void host_accepted(struct dev_relay *r)
+{
+	if (r->asks && (r->fd < 0 || !dev_conn_say_ok(r->fd, r->host_port)))
+		rs_reset(stream(r), DEV_RELAY_RESET);
+	r->asks = false;
+}
+
 static void host_write(struct dev_relay *r)
 {
 	bool more = true;
@@ -78,6 +86,8 @@ static void host_write(struct dev_relay *r)
 			if (r->fd >= 0)
 				(void)shutdown(r->fd, SHUT_RD); /* likewise */
 			r->readable = true;
+		} else if (dev_relay_next_is(r, DEV_HEAD_READY)) {
+			host_accepted(r);
 		} else {
 			more = false;
 		}
@@ -151,6 +161,8 @@ void dev_relay_step_host(struct dev_relay *r)
 	if (is_alive(r)) {
 		host_write(r);
 		host_read(r);
+		if (r->asks && r->hup) /* the client did not wait for the answer */
+			rs_reset(stream(r), DEV_RELAY_RESET);
 		if (r->hup && r->fin_out)
 			dev_relay_host_deaf(r);
 		if (r->deaf_in && r->fin_in && !r->left) { /* the guest's end is closed */

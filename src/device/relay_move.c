@@ -63,6 +63,7 @@ static void inherit_socket(struct dev_relay *r, struct dev_conn *c)
 	r->fd = fd_take(&c->fd);
 	r->hup = c->hup;
 	r->readable = true;
+	r->asks = c->core.state == VSK_ASKING && !c->forwarded;
 	if (c->core.host_shut & VSK_SHUT_RCV)
 		dev_relay_host_deaf(r);
 	if (c->core.host_shut & VSK_SHUT_SEND)
@@ -316,7 +317,7 @@ int dev_relay_make(struct dev_link *l, const uint8_t *token, bool dials, size_t 
 int dev_relay_lead(struct dev_relay *r, struct dev_vm *vm, struct dev_conn *c)
 {
 	enum vsk_state s = c->core.state;
-	if (s != VSK_OPEN && s != (stream(r)->dials ? VSK_DIALLING : VSK_ASKING))
+	if (s != VSK_OPEN && s != VSK_DIALLING && s != VSK_ASKING)
 		return -EINVAL;
 	r->vm = vm;
 	r->c = c;

@@ -81,29 +81,29 @@ const char *dev_fate_text(enum dev_fate f)
  * read stays with it. */
 static enum dev_fate relay(struct dev_vm *vm, struct dev_conn *c)
 {
-	bool moves = dev_relay_moves(c->relay);
-	bool ended = c->core.state != VSK_OPEN || (c->fd < 0 && !c->relay && !c->sibling);
-	if (moves || ended)
+	bool to_be_dialled = c->core.state == VSK_DIALLING && c->core.peer_cid == VSK_CID_HOST;
+	bool has_end = c->fd >= 0 || c->relay || c->sibling;
+	if (to_be_dialled || !has_end || dev_relay_moves(c->relay))
 		return DEV_KEPT;
 	return dev_relay_bequeath(vm, c) < 0 ? DEV_RESET_RELAY : DEV_KEPT;
 }
 
-/* Kept is a connection of which the host end is established, and whole in the daemon; or which is
- * relayed to it. */
+/* Kept is a connection of which the host end is established, and whole in the daemon, or is still
+ * to be dialled; or which is relayed to it. */
 static enum dev_fate decide(struct dev_vm *vm, struct dev_conn *c)
 {
 	bool linked = dev_link_is_open(&vm->daemon->link);
 	enum dev_policy policy = dev_policy_of(&vm->policies, c->core.host_port);
 	if (c->core.peer_cid != VSK_CID_HOST)
-		return linked && c->core.state == VSK_OPEN ? relay(vm, c) : DEV_RESET_SIBLING;
+		return linked ? relay(vm, c) : DEV_RESET_SIBLING;
 	if (vm->has_list && !c->listed)
 		return DEV_RESET_LIST;
 	if (!vm->has_list && policy == DEV_RESET)
 		return DEV_RESET_POLICY;
-	if (c->core.state == VSK_ASKING)
-		return DEV_RESET_ASKING;
 	if (c->relay || (policy == DEV_RELAY && linked))
 		return relay(vm, c);
+	if (c->core.state == VSK_ASKING)
+		return DEV_RESET_ASKING;
 	return drain(c) ? DEV_KEPT : DEV_RESET_FULL;
 }
 
@@ -460,7 +460,7 @@ static int load_conns(struct dev_vm *vm, struct vsk_load *l)
 		if (lost || (v->peer_cid == VSK_CID_HOST &&
 				    dev_policy_of(&vm->policies, v->host_port) == DEV_RESET))
 			reset_loaded(vm, c);
-		else if (v->state == VSK_DIALLING)
+		else if (v->state == VSK_DIALLING && !c->relay)
 			dev_unix_dial_later(vm, c, UINT64_MAX); /* the engine has the deadline */
 		else if (hf_ring_len(&c->to_guest) + hf_ring_len(&c->to_guest_ends) > 0)
 			vsk_host_readable(&vm->vsk, v);

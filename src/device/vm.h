@@ -323,6 +323,9 @@ void dev_conn_keep(struct dev_vm *vm, struct dev_conn *c, const struct iovec *io
  * connection may be freed afterwards. */
 void dev_conn_host_shut(struct dev_vm *vm, struct dev_conn *c, uint8_t bits);
 
+/* Tells a client that the guest has accepted: false, it could not be told. */
+bool dev_conn_say_ok(int fd, uint32_t host_port);
+
 void dev_conn_ended(struct dev_vm *vm, struct dev_conn *c);             /* read returned 0 */
 void dev_conn_failed(struct dev_vm *vm, struct dev_conn *c, int error); /* or failed */
 

@@ -467,8 +467,6 @@ static int check_conn(const struct part *p, bool takeover)
 		return r;
 	if (sibling && (!vsk_cid_usable(le32_at(b + CONN_PEER_CID)) || f.n_guest || f.ends_guest))
 		return -EINVAL;
-	if (sibling && !takeover && b[CONN_STATE] != CONN_STATE_OPEN)
-		return -EINVAL;
 	uint64_t rx = le64_at(b + CONN_RX), fwd = le64_at(b + CONN_FWD);
 	bool host_holds = f.n_host || f.ends_host, guest_holds = f.n_guest || f.ends_guest;
 	uint32_t buf_alloc = le32_at(b + CONN_BUF_ALLOC);
