@@ -366,6 +366,20 @@ static int copy_command(struct running *r, const struct agt_run *run)
 	return r->argv ? 0 : -ENOMEM;
 }
 
+/* Whether that is another file than the one that could not be executed. There are policies that
+ * memory is not. */
+static bool use_original(struct running *r)
+{
+	struct agt_runtime *rt = &r->a->runtime;
+	char *original = strcmp(r->argv[0], rt->copy) ? NULL : strdup(rt->path);
+	if (!original)
+		return false;
+	fd_closep(&rt->copy_fd);
+	free(r->argv[0]);
+	r->argv[0] = original;
+	return true;
+}
+
 static int start(struct running *r, struct hf_err *reterr)
 {
 	struct agt *a = r->a;
@@ -374,6 +388,8 @@ static int start(struct running *r, struct hf_err *reterr)
 		.dies_with_agent = !r->outlives_agent };
 	memcpy(s.fd, r->fd, sizeof(s.fd));
 	int k = agt_child_spawn(&a->children, &s, &r->child, reterr);
+	if (k < 0 && use_original(r))
+		k = agt_child_spawn(&a->children, &s, &r->child, reterr);
 	if (k < 0)
 		return k;
 	for (int i = 0; i < 3; i++)
