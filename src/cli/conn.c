@@ -260,7 +260,7 @@ const struct cli_verb cli_conn_policy = { "conn policy",
 	"show or change what a migration does with them", "VM [PORTS POLICY]",
 	"Shows, or changes, what a migration does with the connections of which host ports.\n"
 	"PORTS: 1024, 2000-2999 or default. POLICY: reattach (its application claims it at the\n"
-	"destination), relay (its application stays where it is) or reset.\n\n" CONN_HELP,
+	"destination), relay (its application stays where it is) or reset. They go with the VM.\n\n" CONN_HELP,
 	policy };
 const struct cli_verb cli_conn_checkpoint = { "conn checkpoint", "copy a connection into a file",
 	"VM HOSTPORT GUESTPORT FILE",

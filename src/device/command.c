@@ -9,6 +9,7 @@
 #include "takeover.h"
 #include "vm.h"
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 typedef int command_fn(struct dev_request *rq, struct hf_err *reterr);
@@ -279,18 +280,55 @@ static int cmd_policy_list(struct dev_request *rq, struct hf_err *reterr)
 	return put_policies(rq);
 }
 
+/* All of them, as policy-list gives them. */
+static int take_policies(
+	const json_t *ports, const json_t *args, struct dev_policies *p, struct hf_err *reterr)
+{
+	const char *otherwise = json_string_value(json_object_get(args, "default"));
+	size_t i;
+	json_t *e;
+	*p = (struct dev_policies){ 0 };
+	if (!json_is_array(ports) || !otherwise)
+		return hf_err_set(reterr, -EINVAL,
+			"want \"ports\" and \"default\" as policy-list gives them");
+	json_array_foreach (ports, i, e) {
+		const char *policy;
+		char range[48];
+		json_int_t first, last;
+		if (json_unpack(e, "{s:I, s:I, s:s}", "first", &first, "last", &last, "policy",
+			    &policy) < 0)
+			return hf_err_set(reterr, -EINVAL,
+				"ports, entry %zu: want first, last and policy", i + 1);
+		(void)snprintf(range, sizeof(range), "%lld-%lld", (long long)first,
+			(long long)last); /* fits */
+		int r = dev_policy_set(p, range, policy, reterr);
+		if (r < 0)
+			return r;
+	}
+	return dev_policy_set(p, "default", otherwise, reterr);
+}
+
 static int cmd_policy_set(struct dev_request *rq, struct hf_err *reterr)
 {
 	const char *port = json_string_value(json_object_get(rq->args, "port"));
 	const char *policy = json_string_value(json_object_get(rq->args, "policy"));
-	if (!port || !policy)
-		return hf_err_set(reterr, -EINVAL,
+	const json_t *ports = json_object_get(rq->args, "ports");
+	struct dev_policies p = rq->vm->policies;
+	int r;
+	if (ports)
+		r = take_policies(ports, rq->args, &p, reterr);
+	else if (port && policy)
+		r = dev_policy_set(&p, port, policy, reterr);
+	else
+		r = hf_err_set(reterr, -EINVAL,
 			"want \"port\" (\"1024\", \"2000-2999\", \"default\") and \"policy\"");
-	if (strcmp(policy, "relay") == 0 && !dev_link_is_open(&rq->daemon->link))
+	if (r < 0)
+		return r;
+	if (dev_policy_relays(&p) && !dev_link_is_open(&rq->daemon->link))
 		return hf_err_set(
 			reterr, -EINVAL, "policy relay: this holdfastd was started without --link");
-	int r = dev_policy_set(&rq->vm->policies, port, policy, reterr);
-	return r < 0 ? r : put_policies(rq);
+	rq->vm->policies = p;
+	return put_policies(rq);
 }
 
 static json_t *relay_json(const struct dev_relay *r)

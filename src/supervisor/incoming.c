@@ -21,6 +21,8 @@
 
 #define COMMIT_WAIT_MS 5000
 
+static const char device_gone[] = "the destination's holdfastd is gone";
+
 struct incoming {
 	struct sup *sup;
 	struct client *source; /* NULL when it has left */
@@ -367,9 +369,41 @@ static int record_memfd(const struct mig_blob *b, struct hf_err *reterr)
 	return fd;
 }
 
+static void load_record(struct incoming *in, struct hf_err *reterr)
+{
+	struct sup *sup = in->sup;
+	if (!in->record.data) { /* disruptive: the guest's connections do not come along */
+		adopt_and_claim(in);
+		return;
+	}
+	HF_CLEANUP(fd_closep) int fd = record_memfd(&in->record, reterr);
+	if (fd >= 0)
+		rpc_call(sup->device, "state-load", json_pack("{s:s}", "vm", "vm"), fd,
+			on_state_loaded, sup);
+}
+
+static void on_policies(void *ctx, const struct hf_err *err, json_t *msg, int *fd)
+{
+	struct sup *sup = ctx;
+	struct hf_err why = { 0 };
+	(void)msg, (void)fd;
+	if (!sup->incoming)
+		return;
+	if (err)
+		why = *err;
+	else if (!sup->device)
+		(void)hf_err_set(&why, -ECONNRESET, "%s", device_gone); /* is told below */
+	else
+		load_record(sup->incoming, &why);
+	if (why.code)
+		answer(sup->incoming, NULL, &why);
+}
+
+/* The source's policies decide with the device of this node, too, what is reset on arrival. */
 static void do_load(struct incoming *in, json_t *args, struct hf_err *reterr)
 {
 	struct sup *sup = in->sup;
+	json_t *policies = json_object_get(args, "policies");
 	in->in_stream = json_is_true(json_object_get(args, "in_stream"));
 	if (sup->guest) {
 		hf_err_set(reterr, -EALREADY, "load: was done");
@@ -379,23 +413,19 @@ static void do_load(struct incoming *in, json_t *args, struct hf_err *reterr)
 		hf_err_prefix(reterr, "state");
 		return;
 	}
-	if (!in->record.data) { /* disruptive: the guest's connections do not come along */
-		adopt_and_claim(in);
-		return;
-	}
-	if (mig_blob_check(&in->record, reterr) < 0) {
+	if (in->record.data && mig_blob_check(&in->record, reterr) < 0) {
 		hf_err_prefix(reterr, "record");
 		return;
 	}
-	HF_CLEANUP(fd_closep) int fd = record_memfd(&in->record, reterr);
-	if (fd < 0)
-		return;
 	if (!sup->device) {
-		hf_err_set(reterr, -ECONNRESET, "the destination's holdfastd is gone");
+		hf_err_set(reterr, -ECONNRESET, "%s", device_gone);
 		return;
 	}
-	rpc_call(sup->device, "state-load", json_pack("{s:s}", "vm", "vm"), fd, on_state_loaded,
-		sup);
+	rpc_call(sup->device, "policy-set",
+		json_pack("{s:s, s:O*, s:O*}", "vm", "vm", "ports",
+			json_object_get(policies, "ports"), "default",
+			json_object_get(policies, "default")),
+		-1, on_policies, sup);
 }
 
 /* What is discarded is discarded anyway when the device ends. */

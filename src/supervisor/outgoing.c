@@ -247,6 +247,26 @@ static void on_loaded(void *ctx, const struct hf_err *err, json_t *answer, int *
 	peer_done(o, MIG_LOAD, err);
 }
 
+/* What was changed here by hand is to hold there as well. */
+static void on_policies(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
+{
+	struct outgoing *o = current(ctx);
+	(void)fd;
+	if (!o || o->mig.course != MIG_FORWARD || o->mig.phase != MIG_LOAD)
+		return;
+	if (err || !o->peer) {
+		struct hf_err gone = { .code = -ECONNRESET,
+			.text = "the destination's supervisor is gone" };
+		fail(o, MIG_LOAD, err ? err : &gone);
+		return;
+	}
+	rpc_call(o->peer, "incoming-load",
+		json_pack("{s:b, s:{s:O, s:O}}", "in_stream", o->in_stream, "policies", "ports",
+			json_object_get(answer, "ports"), "default",
+			json_object_get(answer, "default")),
+		-1, on_loaded, o);
+}
+
 static void on_cargo(void *ctx, const struct hf_err *err)
 {
 	struct outgoing *o = ctx;
@@ -256,9 +276,11 @@ static void on_cargo(void *ctx, const struct hf_err *err)
 		monitor_call(o->sup->mon, "migrate",
 			json_pack("{s:O}", "uri", json_object_get(o->numbers, "uri")), on_migrate,
 			o->sup);
+	else if (!o->sup->device)
+		failf(o, MIG_LOAD, -ENOTCONN, "holdfastd is gone");
 	else
-		rpc_call(o->peer, "incoming-load", json_pack("{s:b}", "in_stream", o->in_stream),
-			-1, on_loaded, o);
+		rpc_call(o->sup->device, "policy-list", json_pack("{s:s}", "vm", "vm"), -1,
+			on_policies, o->sup);
 }
 
 static void on_failure_reason(void *ctx, const struct hf_err *err, json_t *result)
