@@ -13,6 +13,7 @@
  */
 #include "link.h"
 #include "activation.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "daemon.h"
@@ -20,6 +21,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -31,6 +33,7 @@
 
 #define RECEIVE_BYTES (256U << 10)
 #define LOG_US        1000000u
+#define GOODBYE_US    200000u
 /* A peer that is switched off is noticed within about ten seconds. */
 #define KEEP_IDLE_S     4
 #define KEEP_INTERVAL_S 2
@@ -495,7 +498,8 @@ static uint64_t peer_turn(struct dev_peer *p)
 	if (p->state == DEV_PEER_CONNECTING || p->state == DEV_PEER_SHAKING)
 		return p->until_us;
 	int r = transmit(p);
-	if (r < 0) {
+	bool left = r == -EPIPE || r == -ECONNRESET; /* what it said before is read first */
+	if (r < 0 && !left) {
 		peer_down(p, why_down(r));
 		return now(l) + DEV_LINK_REDIAL_US;
 	}
@@ -503,7 +507,7 @@ static uint64_t peer_turn(struct dev_peer *p)
 		peer_down(p, "nothing is relayed any more");
 		return 0;
 	}
-	if ((r == 0) != p->watches_out)
+	if (!left && (r == 0) != p->watches_out)
 		watch(p, r == 0 ? EPOLLIN | EPOLLOUT : EPOLLIN);
 	return p->state == DEV_PEER_UP ? UINT64_MAX : p->until_us;
 }
@@ -605,10 +609,26 @@ void dev_link_forget(struct dev_link *l)
 	dev_loop_close(&l->daemon->loop, &l->listen_fd);
 }
 
+/* The other ends hear that it is over, as far as they can in a moment: else they would wait for us
+ * to come back. */
+static void say_goodbye(struct dev_link *l)
+{
+	uint64_t until_us = hf_now_us() + GOODBYE_US;
+	hf_list_for_each (n, &l->relays)
+		dev_relay_leave(HF_CONTAINER_OF(n, struct dev_relay, all_node));
+	for (size_t i = 0; i < DEV_PEERS_MAX; i++) {
+		struct dev_peer *p = l->peer[i];
+		while (p && p->state == DEV_PEER_UP && transmit(p) == 0 &&
+			fd_wait(p->fd, POLLOUT, until_us) == 0)
+			;
+	}
+}
+
 void dev_link_close(struct dev_link *l)
 {
 	if (!l->daemon)
 		return; /* never opened */
+	say_goodbye(l);
 	bool listens = dev_link_is_open(l);
 	dev_link_forget(l);
 	if (listens && strncmp(l->daemon->opt.link, "unix:", 5) == 0)

@@ -191,7 +191,9 @@ void dev_relay_work(struct dev_relay *r)
 
 void dev_relay_unbound(struct dev_relay *r)
 {
-	if (!r->asleep && !rs_over(stream(r)))
+	if (rs_over(stream(r)))
+		dev_relay_work(r);
+	else if (!r->asleep)
 		dev_relay_wait(r);
 }
 
@@ -350,6 +352,13 @@ void dev_relay_step(struct dev_relay *r)
 	case DEV_RELAY_N_:
 		break;
 	}
+}
+
+void dev_relay_leave(struct dev_relay *r)
+{
+	if (r->kind != DEV_RELAY_ORPHAN) /* that one has said what there was to be said */
+		rs_reset(stream(r), DEV_RELAY_RESET);
+	wake(r);
 }
 
 void dev_relay_expire(struct dev_relay *r, int error)

@@ -157,6 +157,7 @@ void dev_relay_work(struct dev_relay *r);              /* has news: step comes i
 void dev_relay_unbound(struct dev_relay *r);           /* its connection is lost */
 void dev_relay_bound(struct dev_relay *r);             /* it has one */
 void dev_relay_step(struct dev_relay *r);              /* may free it */
+void dev_relay_leave(struct dev_relay *r);             /* this process ends: resets it */
 void dev_relay_expire(struct dev_relay *r, int error); /* frees it; resets what it leads to */
 void dev_relay_on_event(struct dev_link *l, struct dev_tag tag, uint32_t events);
 
