@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #define BACKLOG   4096
+#define HOSTS_MAX 1024
 #define WINDOW    (256u << 10) /* of one connection; of many the ring's 128 buffers, twice that */
 #define UPDATE_AT (192u << 10) /* Linux tells of room when so much of it is used */
 
@@ -31,6 +32,25 @@ static void wake(int fd)
 {
 	static const uint64_t one = 1;
 	check("eventfd", write(fd, &one, sizeof(one)));
+}
+
+enum { GUEST, MIDDLE }; /* mem->asleep */
+
+/* While just so many bytes are on their way. Who waits says so and looks again. */
+static void wait_while(struct floor *f, int who, int fd, uint64_t held)
+{
+	while (f->mem->filled - f->mem->taken == held) {
+		f->mem->asleep[who] = true;
+		if (f->mem->filled - f->mem->taken == held)
+			wait_for(fd);
+		f->mem->asleep[who] = false;
+	}
+}
+
+static void wake_asleep(struct floor *f, int who, int fd)
+{
+	if (atomic_exchange(&f->mem->asleep[who], false))
+		wake(fd);
 }
 
 static void start(struct floor *f)
@@ -137,6 +157,47 @@ void floor_h2g(struct floor *f, const char *path, unsigned n, size_t message)
 	}
 	fd_closep(&listener);
 	fd_closep(&ep);
+}
+
+/* Bytes to the host, of which the guest has always as many as the window holds. */
+void floor_g2h(struct floor *f, const char *host_path, unsigned n, size_t message)
+{
+	int fd[HOSTS_MAX];
+	check("connections", n <= HOSTS_MAX ? 0 : -1);
+	start(f);
+	for (unsigned i = 0; f->relay.pid == 0 && i < n; i++)
+		fd[i] = host_connect(host_path, NULL);
+	for (unsigned i = 0; f->relay.pid == 0; i = (i + 1) % n) {
+		wait_while(f, MIDDLE, f->kick, 0);
+		size_t there = f->mem->filled - f->mem->taken;
+		ssize_t k = write(fd[i], memory, HF_MIN(HF_MIN(message, sizeof(memory)), there));
+		if (k <= 0)
+			exit(EXIT_SUCCESS);
+		f->mem->taken += (uint64_t)k;
+		if (f->mem->filled - f->mem->taken <= n * WINDOW / 2)
+			wake_asleep(f, GUEST, f->call);
+	}
+}
+
+void floor_give(struct floor *f, unsigned n)
+{
+	wait_while(f, GUEST, f->call, n * WINDOW);
+	f->mem->filled = f->mem->taken + n * WINDOW;
+	wake_asleep(f, MIDDLE, f->kick);
+}
+
+void floor_ping(struct floor *f, const char *host_path, size_t message)
+{
+	start(f);
+	if (f->relay.pid != 0)
+		return;
+	int fd = host_connect(host_path, NULL);
+	for (;;) {
+		wait_for(f->kick);
+		check("host", write(fd, memory, message));
+		check("host", read(fd, memory, message));
+		wake(f->call);
+	}
 }
 
 void floor_ask(struct floor *f)

@@ -16,7 +16,8 @@
 struct floor {
 	int kick, call;
 	struct floor_mem {
-		_Atomic uint64_t filled, taken; /* bytes to the guest */
+		_Atomic uint64_t filled, taken; /* bytes to the guest, or from it */
+		_Atomic bool asleep[2];         /* the guest, the process in the middle */
 	} * mem;
 	struct host relay;
 };
@@ -25,11 +26,14 @@ struct floor {
 void floor_g2h_connect(struct floor *f, const char *host_path);
 void floor_h2g_connect(struct floor *f, const char *path);
 void floor_h2g(struct floor *f, const char *path, unsigned n, size_t message);
+void floor_g2h(struct floor *f, const char *host_path, unsigned n, size_t message);
+void floor_ping(struct floor *f, const char *host_path, size_t message);
 void floor_end(struct floor *f);
 
 /* The guest's part. */
 void floor_ask(struct floor *f);      /* closes what there is and connects, and waits for it */
 void floor_answer(struct floor *f);   /* waits to be asked, and answers */
 uint64_t floor_take(struct floor *f); /* waits for bytes and takes all; returns the sum so far */
+void floor_give(struct floor *f, unsigned n); /* waits for room on n connections and fills it */
 
 #endif

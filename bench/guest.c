@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include "guest.h"
+#include "base/fd.h"
 #include "host.h"
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 
 #define PACKET_MAX ((uint32_t)FE_PAYLOAD_MAX)
 #define FIRST_PORT 1024u
@@ -12,6 +14,34 @@ static void check(const char *what, int r)
 {
 	if (r < 0)
 		bench_die(what, r);
+}
+
+/* Interrupts, edge by edge: nothing is to be read to have the next one. */
+static void watch(struct guest *g)
+{
+	int fd[] = { g->fe.call[0], g->fe.call[1], g->fe.sock };
+	fd_closep(&g->ep);
+	g->ep = epoll_create1(EPOLL_CLOEXEC);
+	check("epoll_create1", g->ep < 0 ? -errno : 0);
+	for (size_t i = 0; i < HF_ARRAY_SIZE(fd); i++) {
+		struct epoll_event ev = { .data.fd = fd[i] };
+		ev.events = fd[i] == g->fe.sock ? (uint32_t)EPOLLRDHUP : EPOLLIN | EPOLLET;
+		int r = epoll_ctl(g->ep, EPOLL_CTL_ADD, fd[i], &ev);
+		check("epoll_ctl", r < 0 ? -errno : 0);
+	}
+}
+
+/* Until the device has used a buffer. */
+static void wait_used(struct guest *g)
+{
+	struct epoll_event ev[3];
+	bool rx = drv_arm(&g->fe.ring[0]), tx = drv_arm(&g->fe.ring[1]);
+	if (rx || tx)
+		return;
+	int n = epoll_wait(g->ep, ev, 3, FE_TIMEOUT_MS);
+	check("the device", n < 0 ? -errno : n == 0 ? -ETIMEDOUT : 0);
+	for (int i = 0; i < n; i++)
+		check("the device", ev[i].data.fd == g->fe.sock ? -ENODATA : 0);
 }
 
 struct guest *guest_start(const char *socket, uint16_t rx_bytes)
@@ -25,12 +55,15 @@ struct guest *guest_start(const char *socket, uint16_t rx_bytes)
 	g->next_port = FIRST_PORT;
 	check(socket, fe_open(&g->fe, socket, &cfg));
 	check("fe_start", fe_start(&g->fe));
+	g->ep = -1;
+	watch(g);
 	return g;
 }
 
 void guest_end(struct guest *g)
 {
 	fe_close(&g->fe);
+	fd_closep(&g->ep);
 	free(g);
 }
 
@@ -42,7 +75,7 @@ void guest_move(struct guest *g, const char *socket)
 	/* Until the device has all that was sent: an answer that it lacks is a connection reset. */
 	for (fe_flush(&g->fe); g->fe.ring[1].n_free < g->fe.cfg.queue_size;)
 		if (fe_reap(&g->fe) == 0)
-			check("tx", fe_wait(&g->fe, FE_TIMEOUT_MS));
+			wait_used(g);
 	check("fe_stop", fe_stop(&g->fe));
 	check("fe_save", fe_save(&g->fe, record, sizeof(record), &n));
 	check(socket, fe_open(&to, socket, &g->fe.cfg));
@@ -51,6 +84,7 @@ void guest_move(struct guest *g, const char *socket)
 	check("fe_start", fe_start(&to));
 	fe_close(&g->fe);
 	g->fe = to;
+	watch(g);
 }
 
 static struct guest_conn *find(struct guest *g, uint32_t host_port, uint32_t guest_port)
@@ -79,7 +113,7 @@ static void send(struct guest *g, struct guest_conn *c, enum vsk_op op, uint32_t
 	while ((r = fe_queue(&g->fe, &p, NULL, PACKET_MAX)) == -ENOSPC) {
 		fe_flush(&g->fe);
 		if (fe_reap(&g->fe) == 0)
-			check("tx", fe_wait(&g->fe, FE_TIMEOUT_MS));
+			wait_used(g);
 	}
 	check("tx", r);
 }
@@ -200,6 +234,5 @@ void guest_flush(struct guest *g)
 void guest_sleep(struct guest *g)
 {
 	(void)fe_reap(&g->fe); /* else a used tx buffer would wake us at once */
-	int r = fe_wait(&g->fe, FE_TIMEOUT_MS);
-	check("the device", r);
+	wait_used(g);
 }

@@ -30,6 +30,7 @@ struct guest_conn {
 
 struct guest {
 	struct fe fe;
+	int ep;            /* its interrupts */
 	uint64_t received; /* payload */
 	uint32_t n_open, n_refused, next_port;
 	struct guest_conn conn[GUEST_CONNS];

@@ -269,7 +269,9 @@ static void unix_ping(int fd, size_t n)
 static void ping(const struct bench *b)
 {
 	static double took[PINGS_MAX];
+	struct bench what = *b;
 	struct host echo;
+	struct floor f;
 	size_t n = 0;
 	int fd = -1;
 	struct guest_conn *c = NULL;
@@ -279,6 +281,9 @@ static void ping(const struct bench *b)
 		c = guest_connect(g, HOST_PORT);
 		wait_open(g, 1);
 		move_guest(b, g);
+	} else if (b->floor) {
+		floor_ping(&f, b->host_path, b->message);
+		what.device = f.relay.pid;
 	} else {
 		fd = host_connect(b->dial_path, NULL);
 	}
@@ -286,20 +291,24 @@ static void ping(const struct bench *b)
 	for (double t = now(), u; t < end && n < PINGS_MAX; t = u) {
 		if (g)
 			guest_ping(g, c, b->message);
+		else if (b->floor)
+			floor_ask(&f);
 		else
 			unix_ping(fd, b->message);
 		u = now();
 		if (t < start)
-			cpu = cpu_seconds(b->device);
+			cpu = cpu_seconds(what.device);
 		else
 			took[n++] = u - t;
 	}
-	cpu = cpu_seconds(b->device) - cpu;
+	cpu = cpu_seconds(what.device) - cpu;
 	qsort(took, n, sizeof(took[0]), compare);
 	printf("\"message\":%zu,\"n\":%zu,\"p50_us\":%.2f,\"p99_us\":%.2f,\"cpu_us\":%.2f}\n",
 		b->message, n, took[n / 2] * 1e6, took[n * 99 / 100] * 1e6, cpu / (double)n * 1e6);
 	if (g)
 		guest_end(g);
+	if (b->floor)
+		floor_end(&f);
 	host_end(&echo);
 }
 
@@ -434,6 +443,24 @@ static void floor_of_h2g(const struct bench *b)
 	host_end(&source);
 }
 
+static void floor_of_g2h(const struct bench *b)
+{
+	struct bench least = *b;
+	struct host sink;
+	struct floor f;
+	struct window w = { 0 };
+	host_sink(&sink, b->host_path, b->connections, b->message);
+	floor_g2h(&f, b->host_path, b->connections, b->message);
+	least.device = f.relay.pid;
+	double start = now() + WARM_UP, end = start + b->seconds;
+	for (double t; (t = now()) < end; floor_give(&f, b->connections))
+		if (w.from == 0 && t >= start)
+			window_open(&w, &least, sink.counts->bytes);
+	window_print(&w, &least, sink.counts->bytes);
+	floor_end(&f);
+	host_end(&sink);
+}
+
 static void floor_of_connect_g2h(const struct bench *b)
 {
 	struct bench least = *b;
@@ -474,9 +501,9 @@ static const struct {
 	void (*run)(const struct bench *b);
 	void (*floor)(const struct bench *b); /* NULL: there is none */
 } figures[] = {
-	{ "g2h", g2h, NULL },
+	{ "g2h", g2h, floor_of_g2h },
 	{ "h2g", h2g, floor_of_h2g },
-	{ "ping", ping, NULL },
+	{ "ping", ping, ping },
 	{ "connect-g2h", connect_g2h, floor_of_connect_g2h },
 	{ "connect-h2g", connect_h2g, floor_of_connect_h2g },
 	{ "many", many, NULL },
@@ -494,7 +521,7 @@ static const char help[] =
 	"\n"
 	"  --path PATH        hybrid socket of the device, or where to make a Unix socket\n"
 	"  --floor            a process in the device's place that makes the system calls which\n"
-	"                     none can do without: of h2g, connect-g2h and connect-h2g\n"
+	"                     none can do without; not of many\n"
 	"  --socket PATH      vhost-user socket of the device\n"
 	"  --pid PID          the device, for its processor time and memory\n"
 	"  --name TEXT        what is measured, for the JSON line\n"
