@@ -7,6 +7,9 @@
  * each read of the host application would wake us up.
  * Nobody else has the description of such a socket, so closing it ends the watch.
  *
+ * A client's CONNECT line is taken out of its socket only after the client was told OK. Taking it
+ * wakes up who waits for room in the socket, and with him who waits for the answer, for nothing.
+ *
  * The ring's memory is taken when it is first needed and given back with the connection; its length
  * is what the engine calls unread, so the credit given to the guest bounds it.
  */
@@ -20,7 +23,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* syscalls: sendmsg recvmsg shutdown setsockopt(1=SOL_SOCKET) */
+/* syscalls: sendmsg recvmsg recvfrom shutdown setsockopt(1=SOL_SOCKET) */
 
 /* The kernel doubles it: 256 KiB and the overhead of their pages. */
 #define SNDBUF_BYTES (160 << 10)
@@ -75,12 +78,21 @@ static bool has_end(const struct dev_conn *c)
 	return c->fd >= 0 || c->relay;
 }
 
+void dev_conn_take_line(struct dev_conn *c)
+{
+	char line[DEV_HELLO_LINE_MAX];
+	if (c->line > 0 && c->fd >= 0)
+		(void)recv(c->fd, line, c->line, MSG_DONTWAIT); /* it was seen there */
+	c->line = 0;
+}
+
 static void close_end(struct dev_vm *vm, struct dev_conn *c, bool clean)
 {
 	struct dev_relay *r = c->relay;
 	c->relay = NULL;
 	if (r)
 		dev_relay_close(r, clean);
+	dev_conn_take_line(c); /* or the client would be told of an error, not of the end */
 	dev_loop_drop(vm->loop, &c->fd);
 }
 
@@ -95,13 +107,15 @@ static int watch(struct dev_vm *vm, struct dev_conn *c, bool out)
 {
 	c->watches_out = out;
 	return dev_loop_watch(vm->loop, c->fd,
-		EPOLLIN | EPOLLRDHUP | EPOLLET | (out ? (uint32_t)EPOLLOUT : 0),
+		(c->quiet ? 0 : EPOLLIN) | EPOLLRDHUP | EPOLLET | (out ? (uint32_t)EPOLLOUT : 0),
 		dev_vm_tag(vm, DEV_ON_CONN, c->slot, c->core.gen));
 }
 
-int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd)
+int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd, size_t line)
 {
 	c->fd = fd;
+	c->line = (uint8_t)line;
+	c->quiet = line > 0;
 	c->since_us = vm->loop->now_us;
 	c->hup = c->ending = c->wide = false;
 	int r = 0;
@@ -149,7 +163,8 @@ void dev_conn_finish(struct dev_vm *vm, struct dev_conn *c)
 	ring_free(&c->to_guest);
 	ring_free(&c->to_guest_ends);
 	dev_state_detach(vm, c);
-	c->arrived = c->gone = false;
+	c->arrived = c->gone = c->quiet = false;
+	c->line = 0;
 	c->fate = DEV_KEPT;
 	vsk_release(&vm->vsk, &c->core);
 }
@@ -454,6 +469,12 @@ static void on_connected(struct dev_vm *vm, struct dev_conn *c)
 	if (c->fd < 0 || !dev_conn_say_ok(c->fd, c->core.host_port)) {
 		vsk_host_reset(&vm->vsk, &c->core);
 		dev_conn_finish(vm, c);
+		return;
+	}
+	dev_conn_take_line(c);
+	if (c->quiet) {
+		c->quiet = false;
+		(void)watch(vm, c, waits(c)); /* epoll_ctl changes what it has; it cannot fail */
 	}
 }
 

@@ -146,7 +146,7 @@ bool dev_relay_come_home(struct dev_relay *r)
 	dev_relay_free(home);
 	c->relay = NULL;
 	dev_relay_free(r);
-	int e = dev_conn_attach(vm, c, fd);
+	int e = dev_conn_attach(vm, c, fd, 0);
 	if (e < 0) {
 		dev_conn_failed(vm, c, e);
 		return true;

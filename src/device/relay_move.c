@@ -60,6 +60,7 @@ void dev_relay_disown(struct dev_conn *c)
 static void inherit_socket(struct dev_relay *r, struct dev_conn *c)
 {
 	r->kind = DEV_RELAY_HOST;
+	dev_conn_take_line(c);
 	r->fd = fd_take(&c->fd);
 	r->hup = c->hup;
 	r->readable = true;

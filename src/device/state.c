@@ -46,6 +46,7 @@ void dev_state_versions(unsigned *ret_oldest, unsigned *ret_newest)
  * could not be read. */
 static bool drain(struct dev_conn *c)
 {
+	dev_conn_take_line(c);
 	if (c->core.type == VSK_TYPE_SEQPACKET)
 		return c->fd < 0 || (c->core.host_shut & VSK_SHUT_SEND) ||
 		       dev_message_drain(c) == 0;
@@ -584,7 +585,7 @@ static int attach_claimed(struct dev_vm *vm, struct dev_conn *c, int *ret_fd)
 		fd_closep(&sv[0]);
 		return r;
 	}
-	r = dev_conn_attach(vm, c, sv[0]);
+	r = dev_conn_attach(vm, c, sv[0], 0);
 	if (r < 0)
 		return r;
 	r = vsk_claim(&vm->vsk, vm->loop->now_us, &c->core);

@@ -102,6 +102,9 @@ void dev_takeover_turn(struct dev_daemon *d)
 		hf_warn("takeover: %s", err.text);
 		return;
 	}
+	for (size_t i = 0; i < d->n_vms; i++)
+		if (d->vm[i])
+			dev_unix_take_lines(d->vm[i]);
 	dev_handover_save(d, &p);
 	r = send_record(sock, &p, until_us);
 	d->given = r == 0 && was_committed(sock, until_us);

@@ -99,8 +99,18 @@ int dev_unix_adopt(struct dev_vm *vm)
 	return r;
 }
 
+/* Takes the line out of the socket, if it is still there. */
+static void take_line(struct dev_hello *h)
+{
+	char line[DEV_HELLO_LINE_MAX];
+	if (h->line > 0 && h->fd >= 0)
+		(void)recv(h->fd, line, h->line, 0); /* it was seen there */
+	h->line = 0;
+}
+
 static void hello_close(struct dev_vm *vm, struct dev_hello *h)
 {
+	take_line(h); /* or the client would be told of an error, not of the end */
 	dev_loop_close(vm->loop, &h->fd);
 	*h = (struct dev_hello){ .fd = -1, .gen = h->gen + 1 };
 	if (vm->host_paused)
@@ -124,7 +134,7 @@ void dev_unix_close(struct dev_vm *vm)
 			hello_close(vm, &vm->hello[i]);
 }
 
-/* The line as a message: as hello_line(). */
+/* The line as a message: as hello_line(), but that it is taken. */
 static int hello_message(struct dev_hello *h)
 {
 	char line[DEV_HELLO_LINE_MAX + 1];
@@ -140,7 +150,7 @@ static int hello_message(struct dev_hello *h)
 	return dev_hello_parse(line, (size_t)n, &h->port) == n ? 1 : -EINVAL;
 }
 
-/* Looks for the line: 1 when it is complete (and read), 0 when more is to come, -errno. */
+/* Looks for the line: 1 when it is complete, 0 when more is to come, -errno. */
 static int hello_line(struct dev_hello *h)
 {
 	if (h->door == DEV_DOOR_SEQPACKET)
@@ -152,9 +162,8 @@ static int hello_line(struct dev_hello *h)
 	if (n == 0)
 		return -ECONNRESET;
 	ssize_t len = dev_hello_parse(line, (size_t)n, &h->port);
-	if (len <= 0)
-		return (int)len;
-	return recv(h->fd, line, (size_t)len, 0) == len ? 1 : -EIO;
+	h->line = (uint8_t)HF_MAX(len, 0);
+	return len > 0 ? 1 : (int)len;
 }
 
 static enum vsk_type door_type(uint8_t door)
@@ -180,12 +189,13 @@ static void hello_connect(struct dev_vm *vm, struct dev_hello *h)
 		return;
 	}
 	int fd = fd_take(&h->fd);
+	size_t line = h->line;
 	bool forwarded = h->door >= DEV_DOOR_FORWARD;
 	hello_close(vm, h);
 	struct dev_conn *c = dev_conn_of(core);
 	dev_inflight_note(vm, c);
 	c->forwarded = forwarded;
-	r = dev_conn_attach(vm, c, fd);
+	r = dev_conn_attach(vm, c, fd, line);
 	if (r < 0)
 		dev_conn_failed(vm, c, r);
 }
@@ -253,6 +263,14 @@ void dev_unix_on_hello(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
 	struct dev_hello *h = &vm->hello[tag.slot];
 	if (tag.slot < DEV_HELLOS_MAX && h->fd >= 0 && dev_tag_is(tag, h->gen))
 		hello_step(vm, h, events);
+}
+
+void dev_unix_take_lines(struct dev_vm *vm)
+{
+	for (size_t i = 0; i < DEV_HELLOS_MAX; i++)
+		take_line(&vm->hello[i]);
+	for (size_t i = 0; i < vm->n_chunks * DEV_CONNS_CHUNK; i++)
+		dev_conn_take_line(dev_conn_at(vm, i));
 }
 
 /* ---- guest to host ---- */
@@ -332,7 +350,7 @@ static void dial_failed(struct dev_vm *vm, struct dev_conn *c, int error)
 void dev_unix_dialled(struct dev_vm *vm, struct dev_conn *c, int r)
 {
 	if (r == 0)
-		r = dev_conn_attach(vm, c, fd_take(&c->fd));
+		r = dev_conn_attach(vm, c, fd_take(&c->fd), 0);
 	if (r < 0)
 		dial_failed(vm, c, r);
 	else

@@ -81,6 +81,8 @@ struct dev_conn {
 	bool ending; /* it sends no more: read until there is nothing */
 	bool wide;   /* its send buffer was enlarged */
 	bool watches_out;
+	uint8_t line;   /* bytes of the CONNECT line, which is still in the socket */
+	bool quiet;     /* and so it is not watched for reading yet */
 	bool forwarded; /* its host end is AF_VSOCK: forward.c */
 	bool dialling;  /* in vm->dials */
 	bool paired;    /* taken over, and so is its sibling or relay: not found yet */
@@ -121,7 +123,8 @@ struct dev_hello {
 	int fd; /* -1: free */
 	uint8_t door;
 	uint32_t gen;
-	bool said; /* the line is complete; waits for the guest */
+	bool said;    /* the line is complete; waits for the guest */
+	uint8_t line; /* its bytes, which are still in the socket */
 	uint32_t port;
 	uint64_t until_us;
 };
@@ -296,8 +299,12 @@ int dev_conn_reserve(struct hf_ring *r, size_t room);
 
 struct dev_conn *dev_conn_at(const struct dev_vm *vm, size_t slot);
 
-/* Gives the connection its host end; owns fd from here on, also on failure. */
-int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd);
+/* Gives the connection its host end; owns fd from here on, also on failure. `line`: the bytes of a
+ * CONNECT line that it begins with. */
+int dev_conn_attach(struct dev_vm *vm, struct dev_conn *c, int fd, size_t line);
+
+/* Before anybody else reads from the socket. */
+void dev_conn_take_line(struct dev_conn *c);
 
 /* The same for a host end that was taken over: it is as it was. */
 int dev_conn_adopt(struct dev_vm *vm, struct dev_conn *c, int fd);
@@ -389,7 +396,8 @@ void dev_sibling_inherit(struct dev_conn *c, struct dev_relay *r);
 /* ---- unix.c ---- */
 
 int dev_unix_open(struct dev_vm *vm, struct hf_err *reterr);
-int dev_unix_adopt(struct dev_vm *vm); /* watches what was taken over */
+void dev_unix_take_lines(struct dev_vm *vm); /* who reads the sockets next knows of none */
+int dev_unix_adopt(struct dev_vm *vm);       /* watches what was taken over */
 void dev_unix_close(struct dev_vm *vm);
 void dev_unix_on_listen(struct dev_vm *vm, unsigned door);
 void dev_unix_on_hello(struct dev_vm *vm, struct dev_tag tag, uint32_t events);
