@@ -69,13 +69,22 @@ uint64_t dev_daemon_turn(struct dev_daemon *d)
 	return HF_MIN(next_us, control_us);
 }
 
-/* Before the loop sleeps. */
-static void on_rest(void *owner)
+static bool on_look(void *owner)
 {
-	struct dev_daemon *d = owner;
+	const struct dev_daemon *d = owner;
+	bool any = false;
 	for (size_t i = 0; i < d->n_vms; i++)
-		if (d->vm[i])
-			dev_ring_settle(d->vm[i]);
+		any |= d->vm[i] && dev_ring_look(d->vm[i]);
+	return any;
+}
+
+static bool on_rest(void *owner)
+{
+	const struct dev_daemon *d = owner;
+	bool any = false;
+	for (size_t i = 0; i < d->n_vms; i++)
+		any |= d->vm[i] && dev_ring_rest(d->vm[i]);
+	return any;
 }
 
 int dev_daemon_init(struct dev_daemon *d)
@@ -86,6 +95,7 @@ int dev_daemon_init(struct dev_daemon *d)
 	d->control.listen_fd = d->metrics.listen_fd = d->link.listen_fd = d->taker = -1;
 	d->loop.owner = d;
 	d->loop.on_event = on_event;
+	d->loop.on_look = on_look;
 	d->loop.on_rest = on_rest;
 	d->turn = 1; /* no slot was freed in it */
 	return 0;

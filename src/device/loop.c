@@ -28,12 +28,13 @@ static int timeout_ms(const struct dev_loop *l, uint64_t next_us)
 
 /* Looks for events until the time; 0: there are none. Others may run meanwhile; one that does not
  * give the processor back soon would have been preempted, had we slept. */
-static int look(struct dev_loop *l, struct epoll_event *ev, uint64_t until_us)
+static int look(struct dev_loop *l, struct epoll_event *ev, uint64_t until_us, bool *ret_found)
 {
 	for (;;) {
 		uint64_t last_us = l->now_us;
 		int n = epoll_wait(l->epfd, ev, EVENTS_PER_TURN, 0);
-		if (n == 0)
+		*ret_found = n == 0 && l->on_look && l->on_look(l->owner);
+		if (n == 0 && !*ret_found)
 			(void)sched_yield(); /* cannot fail */
 		l->now_us = hf_now_us();
 		if (l->now_us - last_us > POLL_GAP_US) {
@@ -41,7 +42,7 @@ static int look(struct dev_loop *l, struct epoll_event *ev, uint64_t until_us)
 			l->pause_us = HF_MIN(HF_MAX(2 * l->pause_us, PAUSE_MIN_US), PAUSE_MAX_US);
 			l->paused_until_us = l->now_us + l->pause_us;
 		}
-		if (n != 0 || l->now_us >= until_us || l->poll_us == 0)
+		if (n != 0 || *ret_found || l->now_us >= until_us || l->poll_us == 0)
 			return n;
 	}
 }
@@ -62,12 +63,13 @@ static int await(struct dev_loop *l, struct epoll_event *ev, uint64_t next_us)
 {
 	uint64_t began_us = l->now_us = hf_now_us();
 	bool poll = l->brisk && l->poll_max_us > 0 && next_us > began_us;
+	bool found = false;
 	int n = 0;
 	if (poll && l->poll_us > 0)
-		n = look(l, ev, HF_MIN(next_us, began_us + l->poll_us));
-	if (n == 0) {
-		if (l->on_rest)
-			l->on_rest(l->owner);
+		n = look(l, ev, HF_MIN(next_us, began_us + l->poll_us), &found);
+	if (n == 0 && !found) {
+		if (l->on_rest && l->on_rest(l->owner))
+			next_us = 0;
 		n = epoll_wait(l->epfd, ev, EVENTS_PER_TURN, timeout_ms(l, next_us));
 		l->now_us = hf_now_us();
 	}

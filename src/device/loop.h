@@ -71,8 +71,10 @@ struct dev_loop {
 	void (*on_event)(void *owner, struct dev_tag tag, uint32_t events);
 	/* Returns the time (us) of the next call at the latest; 0: at once; UINT64_MAX: none. */
 	uint64_t (*on_turn)(void *owner);
-	/* NULL, or: it is going to sleep, unless something has happened. */
-	void (*on_rest)(void *owner);
+	/* NULL, or: has something happened that no descriptor tells? Asked while it looks for
+	 * events; and before it sleeps, when a descriptor will tell of it from then on. */
+	bool (*on_look)(void *owner);
+	bool (*on_rest)(void *owner);
 	int dropped[DEV_DROPS_MAX];
 	size_t n_dropped;
 };

@@ -11,7 +11,8 @@
  * many guest buffers as the engine allows, with one recvmsg(2); each buffer gets a header of its
  * own.
  *
- * Both look again after asking for a kick, so that none is missed (D2.3).
+ * A kick is asked for only when the loop is going to sleep. Until then queues that were found empty
+ * are looked at. Asked, they are looked at once more, so that none is missed (D2.3).
  */
 #include "base/bytes.h"
 #include "base/fd.h"
@@ -22,13 +23,12 @@
 
 /* syscalls: write */
 
-#define BATCH     64  /* chains in work at once */
-#define READ_MAX  32  /* guest buffers that one read may fill */
-#define TX_BUDGET 512 /* chains per call */
-#define RX_BUDGET 512
-/* Buffers that the driver may work on while we fill the next: of Linux's buffers, this is what
- * makes it tell of room in its window of 256 KiB, while a part of the window is left. */
-#define RX_NOTIFY 54
+#define TX_BATCH   64 /* chains in work at once */
+#define RX_BATCH   128
+#define READ_MAX   32          /* guest buffers that one read may fill */
+#define READ_BYTES (68u << 10) /* and payload bytes: see rx_due() */
+#define TX_BUDGET  512         /* chains per call */
+#define RX_BUDGET  512
 
 /* Parts of a packet's header (vsock/wire.c): who sends to whom, and what. */
 #define FLOW_BYTES 24
@@ -36,7 +36,7 @@
 
 /* Used by one queue at a time; too big for the stack. An rx queue has its own: a sibling's is
  * filled from chains of a tx queue. */
-static struct vq_chain chains[BATCH], rx_chains[BATCH];
+static struct vq_chain chains[TX_BATCH], rx_chains[RX_BATCH];
 static struct iovec iovs[2 * VQ_CHAIN_IOV_MAX], rx_iovs[2 * VQ_CHAIN_IOV_MAX];
 
 /* False: the guest does not want to know. */
@@ -60,8 +60,14 @@ void dev_ring_settle(struct dev_vm *vm)
 /* A guest that is woken up may hear of all at once. */
 static void notify_rx(struct dev_vm *vm)
 {
+	vm->urgent = false;
 	if (notify(vm, &vm->q[DEV_RX]))
 		dev_ring_settle(vm);
+}
+
+void dev_ring_tell(struct dev_vm *vm)
+{
+	notify_rx(vm);
 }
 
 /* Nobody waits for a used tx buffer but who has no more of them, so this can wait for an answer to
@@ -80,6 +86,12 @@ static void broken(struct dev_vm *vm, struct dev_queue *q)
 		vm->opt->name, (int)(q - vm->q), vq_broken_text(q->vq.broken));
 	vm->running = false;
 	dev_vm_drop_all(vm);
+}
+
+static void disarm(struct dev_queue *q)
+{
+	q->armed = false;
+	vq_disarm(&q->vq);
 }
 
 /* ---- guest to host ---- */
@@ -149,17 +161,15 @@ bool dev_ring_tx(struct dev_vm *vm)
 	static struct tx tx; /* too big for the stack; empty between calls */
 	struct dev_queue *q = &vm->q[DEV_TX];
 	size_t budget = dev_limits_budget(vm, TX_BUDGET);
-	vq_disarm(&q->vq);
+	disarm(q);
 	while (budget > 0 && !vm->tx_blocked) {
-		int n = vq_pop(
-			&q->vq, chains, HF_MIN(budget, (size_t)BATCH), iovs, HF_ARRAY_SIZE(iovs));
+		int n = vq_pop(&q->vq, chains, HF_MIN(budget, (size_t)TX_BATCH), iovs,
+			HF_ARRAY_SIZE(iovs));
 		if (n < 0) {
 			broken(vm, q);
 			return false;
 		}
 		if (n == 0) {
-			if (vq_arm(&q->vq))
-				continue;
 			q->ready = false;
 			break;
 		}
@@ -193,7 +203,7 @@ struct rx {
 static size_t rx_have(struct rx *rx, size_t k)
 {
 	size_t at_hand = rx->popped - rx->done;
-	size_t want = HF_MIN(k, BATCH - rx->done);
+	size_t want = HF_MIN(k, RX_BATCH - rx->done);
 	size_t room = HF_ARRAY_SIZE(rx_iovs) - rx->n_iov;
 	if (at_hand >= want || rx->dry || room < VQ_CHAIN_IOV_MAX)
 		return HF_MIN(at_hand, want);
@@ -229,13 +239,20 @@ static bool rx_usable(struct rx *rx)
 		if (rx_chains[rx->done].in_len > VSK_HDR_BYTES)
 			return true;
 		rx->done++;
-		if (rx->done == BATCH)
+		if (rx->done == RX_BATCH)
 			rx_give_back(rx);
 	}
 	return false;
 }
 
-/* Payload space of the buffers at hand, at most `max` bytes of at most READ_MAX buffers. */
+/* Payload that the buffer takes. */
+static size_t rx_space(const struct vq_chain *c)
+{
+	return HF_MIN((size_t)c->in_len - VSK_HDR_BYTES, (size_t)VSK_PAYLOAD_MAX);
+}
+
+/* Payload space of the buffers at hand, at most `max` bytes of at most READ_MAX buffers: whole ones
+ * where the guest has room for more. */
 static size_t rx_room(
 	struct rx *rx, size_t max, struct iovec *ret_iov, size_t cap, size_t *ret_n_iov)
 {
@@ -244,7 +261,9 @@ static size_t rx_room(
 		struct vq_chain *c = &rx_chains[rx->done + i];
 		if (c->in_len <= VSK_HDR_BYTES || (i > 0 && n_iov + c->n_in > cap))
 			break;
-		size_t n = HF_MIN((size_t)c->in_len - VSK_HDR_BYTES, max - room);
+		size_t all = rx_space(c), n = HF_MIN(all, max - room);
+		if (n < all && max == READ_BYTES && i > 0)
+			break;
 		n_iov += vq_iov_slice(
 			vq_chain_in(c), c->n_in, VSK_HDR_BYTES, n, ret_iov + n_iov, cap - n_iov);
 		room += n;
@@ -262,7 +281,7 @@ static void rx_fill(
 	do {
 		struct vq_chain *c = &rx_chains[rx->done++];
 		struct iovec part[VQ_CHAIN_IOV_MAX];
-		size_t here = HF_MIN(n, (size_t)c->in_len - VSK_HDR_BYTES);
+		size_t here = HF_MIN(n, rx_space(c));
 		size_t k = vq_iov_slice(
 			vq_chain_in(c), c->n_in, VSK_HDR_BYTES, here, part, HF_ARRAY_SIZE(part));
 		vq_wrote(rx->vq, part, k, here);
@@ -273,11 +292,26 @@ static void rx_fill(
 	} while (n > 0);
 }
 
+/* Has the guest, when it takes what it was given, something to tell that we wait for? Linux tells
+ * of room when less than a packet's is left; with buffers it fills the queue again when half are
+ * used. Woken up just then it does so while we use the rest. */
+static bool rx_due(const struct dev_vm *vm, const struct vsk_conn *c, uint32_t room_before)
+{
+	const struct vq *vq = &vm->q[DEV_RX].vq;
+	const struct hf_list *others = &vm->vsk.data;
+	if ((uint16_t)(vq->next_used - vq->notified) > vq->size / 2)
+		return true;
+	return room_before >= VSK_PAYLOAD_MAX && vsk_host_room(c) < VSK_PAYLOAD_MAX &&
+	       others->next == others->prev;
+}
+
 static void rx_data(struct dev_vm *vm, struct rx *rx, const struct vsk_out *out)
 {
 	static struct iovec part[VQ_CHAIN_IOV_MAX + 1]; /* one for dev_conn_read() */
 	struct dev_conn *c = dev_conn_of(out->conn);
-	size_t n_part, len = rx_room(rx, out->max, part, VQ_CHAIN_IOV_MAX, &n_part);
+	uint32_t room = vsk_host_room(&c->core);
+	size_t max = c->sibling ? out->max : HF_MIN(room, READ_BYTES);
+	size_t n_part, len = rx_room(rx, max, part, VQ_CHAIN_IOV_MAX, &n_part);
 	uint32_t flags;
 	bool drained;
 	ssize_t n = dev_conn_read(c, part, n_part, len, &drained, &flags);
@@ -285,6 +319,9 @@ static void rx_data(struct dev_vm *vm, struct rx *rx, const struct vsk_out *out)
 		rx_fill(vm, rx, c, (size_t)n, flags);
 		if (c->sibling)
 			dev_sibling_given(c, flags);
+		rx_publish(rx);
+		if (rx_due(vm, &c->core, room))
+			notify_rx(vm);
 	}
 	if (drained || n == -EAGAIN)
 		vsk_host_idle(&vm->vsk, &c->core);
@@ -292,6 +329,13 @@ static void rx_data(struct dev_vm *vm, struct rx *rx, const struct vsk_out *out)
 		dev_conn_ended(vm, c);
 	else if (n < 0)
 		dev_conn_failed(vm, c, (int)n);
+}
+
+/* The end of a connection, which nobody waits for as for an answer. */
+static bool ends(const uint8_t *hdr)
+{
+	uint16_t op = le16_at(hdr + HDR_OP);
+	return op == VSK_OP_SHUTDOWN || op == VSK_OP_RST;
 }
 
 bool dev_ring_rx_ready(const struct dev_vm *vm)
@@ -305,15 +349,12 @@ bool dev_ring_rx(struct dev_vm *vm)
 	struct rx rx = { .vq = &q->vq };
 	struct vsk_out out;
 	size_t budget = dev_limits_budget(vm, RX_BUDGET);
-	vq_disarm(&q->vq);
+	disarm(q);
 	while (budget > 0 && vsk_wants_guest(&vm->vsk)) {
 		if (!rx_usable(&rx)) {
 			rx_give_back(&rx);
-			if (rx.broken || !vq_arm(&q->vq)) {
-				q->ready = false;
-				break;
-			}
-			continue;
+			q->ready = false;
+			break;
 		}
 		budget--;
 		enum vsk_send what = vsk_to_guest(&vm->vsk, &out);
@@ -324,23 +365,59 @@ bool dev_ring_rx(struct dev_vm *vm)
 			struct vq_chain *c = &rx_chains[rx.done++];
 			(void)vq_write(&q->vq, c, 0, out.hdr, VSK_HDR_BYTES); /* it is usable */
 			c->written = VSK_HDR_BYTES;
+			vm->urgent |= !ends(out.hdr);
 		} else {
+			vm->urgent = true;
 			rx_data(vm, &rx, &out);
 		}
-		if (rx.done - rx.pushed >= RX_NOTIFY) {
-			rx_publish(&rx);
-			notify_rx(vm);
-		}
-		if (rx.done == BATCH)
+		if (RX_BATCH - rx.done < READ_MAX)
 			rx_give_back(&rx);
+		if (what == VSK_SEND_DATA && vq_waits(&vm->q[DEV_TX].vq))
+			break; /* the guest may have told of room */
 	}
 	rx_give_back(&rx);
 	if (rx.broken) {
 		broken(vm, q);
 		return false;
 	}
-	notify_rx(vm);
 	return q->ready && vsk_wants_guest(&vm->vsk);
+}
+
+/* A queue that was found empty, and of which somebody wants more. */
+static bool is_empty(const struct dev_vm *vm, int queue)
+{
+	const struct dev_queue *q = &vm->q[queue];
+	return vm->running && !q->ready && (queue == DEV_TX || vsk_wants_guest(&vm->vsk));
+}
+
+bool dev_ring_waits(struct dev_vm *vm)
+{
+	bool any = false;
+	for (int i = DEV_RX; i <= DEV_TX; i++)
+		if (is_empty(vm, i))
+			any |= vm->q[i].ready = vq_waits(&vm->q[i].vq);
+	return any;
+}
+
+bool dev_ring_look(struct dev_vm *vm)
+{
+	notify_rx(vm);
+	return dev_ring_waits(vm);
+}
+
+bool dev_ring_rest(struct dev_vm *vm)
+{
+	bool any = false;
+	notify_rx(vm);
+	dev_ring_settle(vm);
+	for (int i = DEV_RX; i <= DEV_TX; i++) {
+		struct dev_queue *q = &vm->q[i];
+		if (q->armed || !is_empty(vm, i))
+			continue;
+		q->armed = true;
+		any |= q->ready = vq_arm(&q->vq);
+	}
+	return any;
 }
 
 /* ---- events ---- */
@@ -349,7 +426,7 @@ bool dev_ring_rx(struct dev_vm *vm)
 static bool arm_behind_all(struct dev_queue *q)
 {
 	size_t n = 0;
-	for (int k; (k = vq_pop(&q->vq, chains, BATCH, iovs, HF_ARRAY_SIZE(iovs))) > 0;)
+	for (int k; (k = vq_pop(&q->vq, chains, TX_BATCH, iovs, HF_ARRAY_SIZE(iovs))) > 0;)
 		n += (size_t)k;
 	bool added = vq_arm(&q->vq);
 	vq_unpop(&q->vq, n);

@@ -228,6 +228,7 @@ void dev_sibling_deliver(struct dev_vm *vm, struct dev_conn *c, const struct iov
 		lent.taken = false;
 		vsk_host_readable(&to->vsk, &other->core);
 		(void)dev_ring_rx(to); /* what is left is done in the other VM's turn */
+		dev_ring_tell(to);
 		lent.from = NULL;
 		off = lent.off;
 		if (lent.taken || c->sibling != other) /* or it ended over this */

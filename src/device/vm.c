@@ -23,7 +23,9 @@
 
 #define MEM_SLOTS 32
 
-#define POURS 16384 /* bytes of the guest in one turn */
+#define POURS   16384 /* bytes of the guest in one turn */
+#define STREAMS 32768 /* bytes to the guest in one turn: more are on their way */
+#define ROUNDS  8     /* of a turn */
 
 struct dev_tag dev_vm_tag(const struct dev_vm *vm, enum dev_what what, size_t slot, uint32_t gen)
 {
@@ -85,6 +87,7 @@ void dev_vm_stop_ring(struct dev_vm *vm, unsigned index)
 	struct dev_queue *q = &vm->q[index];
 	if (!vq_started(&q->vq))
 		return;
+	dev_ring_tell(vm);
 	dev_ring_settle(vm);
 	vq_stop(&q->vq);
 	q->stopped_before = true;
@@ -103,6 +106,7 @@ static int start_queue(struct dev_vm *vm, struct dev_queue *q)
 	if (vm->vhu.features & F_INDIRECT_DESC)
 		flags |= VQ_START_INDIRECT;
 	q->ready = true;
+	q->armed = false;
 	return vq_start(&q->vq, flags);
 }
 
@@ -163,6 +167,7 @@ static void start_running(struct dev_vm *vm)
 	go_on(vm);
 	/* Once, whatever there is: notifications before the start went to somebody else (D8.3). */
 	(void)dev_ring_rx(vm);
+	dev_ring_tell(vm);
 }
 
 int dev_vm_sync_rings(struct dev_vm *vm)
@@ -249,13 +254,11 @@ static void check_maps(struct dev_vm *vm)
 		dev_front_close(vm, "it shrank memory that it had given us");
 }
 
-/* Moves packets; true when there is more to do at once. */
-static bool run_rings(struct dev_vm *vm)
+/* Moves packets, both ways once; true when there is more to do at once. */
+static bool run_data(struct dev_vm *vm)
 {
 	struct vsk_ev ev;
 	bool more = false;
-	if (vm->q[DEV_EVENT].ready && vq_started(&vm->q[DEV_EVENT].vq))
-		dev_ring_event(vm);
 	if (vm->running && (vm->q[DEV_TX].ready || vm->q[DEV_TX].polled))
 		more = dev_ring_tx(vm);
 	while (vm->running && vsk_expire(&vm->vsk, vm->loop->now_us, &ev))
@@ -263,6 +266,25 @@ static bool run_rings(struct dev_vm *vm)
 	if (dev_ring_rx_ready(vm) && vsk_wants_guest(&vm->vsk))
 		more |= dev_ring_rx(vm);
 	return vm->running && (more || (vm->q[DEV_TX].ready && !vm->tx_blocked));
+}
+
+/* The same, again while the guest goes on meanwhile: what it has to say, such as room in its
+ * buffers, needs neither a kick nor a turn of the loop then. */
+static bool run_rings(struct dev_vm *vm)
+{
+	bool more;
+	uint64_t before = vm->vsk.stats.tx_bytes;
+	if (vm->q[DEV_EVENT].ready && vq_started(&vm->q[DEV_EVENT].vq))
+		dev_ring_event(vm);
+	for (int i = 0; i < ROUNDS; i++) {
+		more = run_data(vm);
+		if (vm->limits.bytes.rate > 0 || !(more || dev_ring_waits(vm)))
+			break;
+		more = true;
+	}
+	if (vm->urgent && vm->vsk.stats.tx_bytes - before < STREAMS)
+		dev_ring_tell(vm);
+	return more && vm->running;
 }
 
 /* Who is spoken to may answer soon. But where a guest pours out bytes, the host application is who
@@ -519,13 +541,6 @@ void dev_vm_info(const struct dev_vm *vm, struct dev_vm_info *ret_info)
 		ret_info->n_conns++;
 }
 
-/* A guest may say that its buffer is smaller than what it holds (D4.6). */
-static uint32_t tx_credit(const struct vsk_conn *c)
-{
-	uint32_t in_flight = (uint32_t)c->tx_cnt - c->peer_fwd_cnt;
-	return c->peer_buf_alloc > in_flight ? c->peer_buf_alloc - in_flight : 0;
-}
-
 bool dev_vm_next_conn(const struct dev_vm *vm, size_t *at, struct dev_conn_info *ret_info)
 {
 	for (const struct dev_conn *c; (c = dev_conn_at(vm, *at)) != NULL;) {
@@ -547,7 +562,7 @@ bool dev_vm_next_conn(const struct dev_vm *vm, size_t *at, struct dev_conn_info 
 			.tx_bytes = c->core.tx_cnt,
 			.type = c->core.type == VSK_TYPE_SEQPACKET ? "seqpacket" : "stream",
 			.rx_credit = vsk_guest_room(&c->core),
-			.tx_credit = tx_credit(&c->core),
+			.tx_credit = vsk_host_room(&c->core),
 			.age_us = c->since_us ? vm->loop->now_us - c->since_us : 0,
 			.to_host_pending = hf_ring_len(&c->to_host),
 			.to_guest_pending = hf_ring_len(&c->to_guest),

@@ -134,6 +134,7 @@ struct dev_queue {
 	int kick, call;
 	uint32_t gen; /* of the kick descriptor's tag */
 	bool ready;   /* TX: may have chains; RX: may have room; EVENT: the driver gave a buffer */
+	bool armed;   /* the driver will kick when it adds a buffer */
 	bool polled;  /* the front end gave no kick descriptor */
 	bool stopped_before; /* stop_base is known */
 	bool carries_on;     /* it started where it was stopped */
@@ -183,6 +184,7 @@ struct dev_vm {
 	bool left_out;   /* while frozen: the record is not for the front end's stream */
 	bool stranger;   /* the driver is to be told of a transport reset when the event queue comes
 			  */
+	bool urgent;     /* something was placed for the guest that it is to be told at once */
 	bool tx_blocked; /* the engine takes no packet before it has sent one */
 
 	struct vsk vsk;
@@ -285,7 +287,11 @@ bool dev_ring_tx(struct dev_vm *vm); /* both: true when the budget ended before 
 bool dev_ring_rx(struct dev_vm *vm);
 bool dev_ring_rx_ready(const struct dev_vm *vm); /* there may be room */
 void dev_ring_event(struct dev_vm *vm);
-void dev_ring_settle(struct dev_vm *vm); /* the guest is told of tx buffers that were used */
+void dev_ring_tell(struct dev_vm *vm);   /* the guest is told of rx buffers that were used */
+void dev_ring_settle(struct dev_vm *vm); /* ... and of tx buffers */
+bool dev_ring_waits(struct dev_vm *vm);  /* the guest has done something, unasked */
+bool dev_ring_look(struct dev_vm *vm);   /* the same, and the guest is told of all */
+bool dev_ring_rest(struct dev_vm *vm);   /* the same; false: it will kick from now on */
 
 /* ---- conn.c ---- */
 

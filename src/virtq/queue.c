@@ -184,6 +184,11 @@ bool vq_must_notify(struct vq *vq)
 	return (uint16_t)(now - event - 1) < (uint16_t)(now - old);
 }
 
+bool vq_waits(const struct vq *vq)
+{
+	return vq_started(vq) && !vq->broken && vq_available(vq) != 0;
+}
+
 bool vq_arm(struct vq *vq)
 {
 	if (!vq_started(vq) || vq->broken)

@@ -197,6 +197,9 @@ void vq_push(struct vq *vq, const struct vq_chain *chains, size_t n);
 /* Whether the guest wants to be told of what was pushed since the last decision. */
 bool vq_must_notify(struct vq *vq);
 
+/* Whether there are chains to be popped. */
+bool vq_waits(const struct vq *vq);
+
 /* Asks for a kick on the next chain. True: there is one already, pop again, no kick may come.
  * vq_disarm() asks for silence while the device polls anyway. */
 bool vq_arm(struct vq *vq);

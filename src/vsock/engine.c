@@ -199,13 +199,6 @@ static void ctl_clear(struct vsk_conn *c, uint8_t bits)
 		hf_list_remove(&c->ctl_node);
 }
 
-/* D4.2: payload bytes that the guest has room for. */
-static uint32_t peer_room(const struct vsk_conn *c)
-{
-	uint32_t in_flight = (uint32_t)c->tx_cnt - c->peer_fwd_cnt;
-	return in_flight < c->peer_buf_alloc ? c->peer_buf_alloc - in_flight : 0;
-}
-
 /* Puts the connection into the list of senders or takes it out, after a change of what counts. */
 static void data_refresh(struct vsk *v, struct vsk_conn *c)
 {
@@ -215,7 +208,7 @@ static void data_refresh(struct vsk *v, struct vsk_conn *c)
 	 * a sibling sends was cut by its own credit, which is this. */
 	bool any = c->tx_mid || c->relayed;
 	uint32_t enough = any ? 1 : HF_MIN(SEGMENT_MIN, c->peer_buf_alloc / 4 + 1);
-	if (willing && peer_room(c) >= enough) {
+	if (willing && vsk_host_room(c) >= enough) {
 		if (hf_list_empty(&c->data_node))
 			hf_list_append(&v->data, &c->data_node);
 		return;
@@ -671,7 +664,7 @@ enum vsk_send vsk_to_guest(struct vsk *v, struct vsk_out *out)
 		send_ctl(v, c, out->hdr);
 	} else if (!v->hold_until_us && !hf_list_empty(&v->data)) {
 		out->conn = HF_CONTAINER_OF(v->data.next, struct vsk_conn, data_node);
-		out->max = HF_MIN(peer_room(out->conn), VSK_PAYLOAD_MAX);
+		out->max = HF_MIN(vsk_host_room(out->conn), VSK_PAYLOAD_MAX);
 		return VSK_SEND_DATA;
 	} else {
 		return VSK_SEND_NOTHING;
@@ -684,7 +677,7 @@ void vsk_data(struct vsk *v, struct vsk_conn *c, uint32_t n, uint32_t flags,
 	uint8_t ret_hdr[VSK_HDR_BYTES])
 {
 	bool messages = c->type == VSK_TYPE_SEQPACKET;
-	hf_assert(c->state == VSK_OPEN && n <= peer_room(c) && n <= VSK_PAYLOAD_MAX);
+	hf_assert(c->state == VSK_OPEN && n <= vsk_host_room(c) && n <= VSK_PAYLOAD_MAX);
 	hf_assert(n || (flags & VSK_MSG_EOM));
 	hf_assert(!flags || (messages && (flags & VSK_MSG_EOM)));
 	c->tx_mid = messages && !(flags & VSK_MSG_EOM);

@@ -198,6 +198,14 @@ static inline uint32_t vsk_guest_room(const struct vsk_conn *c)
 	return used < all ? all - used : 0;
 }
 
+/* D4.2: payload bytes that the guest has room for. It may say that its buffer is smaller than what
+ * it holds (D4.6). */
+static inline uint32_t vsk_host_room(const struct vsk_conn *c)
+{
+	uint32_t in_flight = (uint32_t)c->tx_cnt - c->peer_fwd_cnt;
+	return c->peer_buf_alloc > in_flight ? c->peer_buf_alloc - in_flight : 0;
+}
+
 /* The guest's data has ended and all was taken (EV_END was, or is to be, acted on). */
 static inline bool vsk_guest_ended(const struct vsk_conn *c)
 {
@@ -336,7 +344,7 @@ bool vsk_wants_guest(const struct vsk *v);
 enum vsk_send vsk_to_guest(struct vsk *v, struct vsk_out *out);
 
 /* n bytes were read for the guest: writes their header. What was read for one grant may go out as
- * several packets, with 1 .. out->max bytes in all.
+ * several packets, with 1 .. vsk_host_room() bytes in all.
  * flags: 0 for streams. SEQPACKET: VSK_MSG_EOM, perhaps with VSK_MSG_EOR, on the last part of each
  * message and on no other (D6.4); with it n may be 0. */
 void vsk_data(struct vsk *v, struct vsk_conn *c, uint32_t n, uint32_t flags,
