@@ -111,7 +111,7 @@ size_t dev_relay_record_size(const struct dev_conn *c); /* at most */
  * bytes contradict themselves; -EHOSTUNREACH: it cannot be dialled from here. */
 int dev_relay_load(struct dev_vm *vm, struct dev_conn *c, const void *data, size_t n);
 
-/* A record is made: no stream of this VM moves until it runs again. */
+/* A record is made: no stream of this VM moves, or is bound, until it runs again. */
 void dev_relay_freeze(struct dev_vm *vm);
 /* The rings run: heirs are void, relays go on. The connection may be freed. */
 void dev_relay_go_on(struct dev_vm *vm, struct dev_conn *c);
