@@ -109,6 +109,7 @@ int vm_link_connect(struct vm_link *l, struct hf_err *reterr)
 	int r = unix_connect(hf_node_path(l->node, l->name, "control.sock", path), &l->fd);
 	if (r == 0) {
 		l->met = true;
+		l->since_us = now;
 		hf_lines_done(&l->lines);
 		return 1;
 	}
@@ -120,13 +121,17 @@ int vm_link_connect(struct vm_link *l, struct hf_err *reterr)
 
 void vm_link_lost(struct vm_link *l)
 {
+	uint64_t now = hf_now_us();
+	if (l->fd >= 0)
+		l->give_up_us += now - l->since_us;
 	fd_closep(&l->fd);
-	l->retry_us = hf_now_us() + VM_RETRY_MS * 1000;
+	l->retry_us = now + VM_RETRY_MS * 1000;
 }
 
 void vm_link_works(struct vm_link *l)
 {
-	l->give_up_us = hf_now_us() + (uint64_t)l->patience_ms * 1000;
+	l->since_us = hf_now_us();
+	l->give_up_us = l->since_us + (uint64_t)l->patience_ms * 1000;
 }
 
 int vm_link_timeout(const struct vm_link *l)
@@ -287,7 +292,8 @@ static int send_request(struct hf_vm *vm)
 /* A message: 1 the answer, 2 an event, 0 nothing of ours, -errno a refusal. */
 static int take(struct hf_vm *vm, char *line, struct hf_err *reterr)
 {
-	uint64_t give_up = vm->link.give_up_us;
+	uint64_t now = hf_now_us();
+	uint64_t give_up = vm->link.give_up_us + (now - vm->link.since_us);
 	json_decref(vm->current);
 	vm->current = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
 	vm_link_works(&vm->link);
@@ -297,7 +303,7 @@ static int take(struct hf_vm *vm, char *line, struct hf_err *reterr)
 		!vm->request)
 		return 0;
 	int r = vm_answer_error(vm->current, reterr);
-	if (r == -EAGAIN && hf_now_us() < give_up) {
+	if (r == -EAGAIN && now < give_up) {
 		lost(vm);
 		vm->link.give_up_us = give_up; /* a refusal is no progress */
 		return 0;

@@ -18,7 +18,9 @@ struct vm_link {
 	int fd;   /* -1: not connected; then retry_us says when to try */
 	bool met; /* was connected once: the VM exists, and is waited for */
 	int patience_ms;
-	uint64_t retry_us, give_up_us;
+	uint64_t retry_us;
+	uint64_t give_up_us; /* later by as long as it is connected: that is no waiting */
+	uint64_t since_us;   /* connected, or had something */
 	struct hf_lines lines;
 };
 

@@ -241,6 +241,34 @@ static void test_what_is_not_there_is_told(void **state)
 	assert_int_equal(hf_vm_new("relative", "v", &vm, &err), -EINVAL);
 }
 
+/* An answer may be long in coming, and patience is for the time without a supervisor. */
+static void test_patience_begins_with_the_loss(void **state)
+{
+	(void)state;
+	struct hf_vm *vm;
+	struct hf_err err;
+	const char *json;
+	int fd, listener = listen_at(0);
+	assert_int_equal(hf_vm_new(node[0], "v", &vm, &err), 0);
+	hf_vm_set_patience(vm, 1000);
+	assert_int_equal(hf_vm_send(vm, "{\"cmd\": \"wait\"}", &err), 0);
+	json_decref(receive(vm, listener, &fd));
+	struct pollfd p;
+	(void)hf_vm_poll(vm, &p);
+	(void)poll(NULL, 0, 1100); /* only sleeps */
+	fd_closep(&fd);
+	stop_listening(0, &listener, false);
+	for (int i = 0; i < 5; i++) {
+		assert_int_equal(hf_vm_step(vm, &json, &err), 0);
+		(void)poll(&p, 0, hf_vm_poll(vm, &p));
+	}
+	listener = listen_at(0);
+	json_decref(receive(vm, listener, &fd));
+	fd_closep(&fd);
+	hf_vm_free(vm);
+	stop_listening(0, &listener, true);
+}
+
 static void test_patience_ends(void **state)
 {
 	(void)state;
@@ -421,6 +449,7 @@ int main(void)
 		TEST(test_a_vm_that_moved_is_followed),
 		TEST(test_a_circle_of_moves_ends),
 		TEST(test_what_is_not_there_is_told),
+		TEST(test_patience_begins_with_the_loss),
 		TEST(test_patience_ends),
 		TEST(test_output_over_connections_that_are_cut),
 		TEST(test_input_over_connections_that_are_cut),
