@@ -292,8 +292,11 @@ int agt_disk_add(const struct agt_disk *d, struct hf_err *reterr)
 int agt_disk_remove(const struct agt_disk *d, struct hf_err *reterr)
 {
 	char name[AGT_CRYPT_NAME_MAX];
-	int r = d->mount_path[0] ? agt_unmount(d->mount_path, reterr) : 0;
 	crypt_name(d, name, sizeof(name));
+	/* first, as it is refused while somebody has the device open: then the link stays */
+	int r = d->encrypted && d->block_dev ? agt_crypt_close(name, reterr) : 0;
+	if (r == 0 && d->mount_path[0])
+		r = agt_unmount(d->mount_path, reterr);
 	return r < 0 || !d->encrypted ? r : agt_crypt_close(name, reterr);
 }
 
