@@ -76,7 +76,7 @@ struct agt_lease *agt_lease_start(struct agt *a, const struct agt_lease_spec *sp
 	(void)snprintf(l->var_bundle, sizeof(l->var_bundle), VAR_BUNDLE "=%s",
 		spec->bundle ? spec->bundle : "");
 	const char *argv[] = { "udhcpc", "-f", "-i", l->interface, "-s", l->script, "-t", "4", "-T",
-		"2", "-A", "3", "-O", "search", NULL };
+		"2", "-A", "3", "-O", "search", "-O", "staticroutes", NULL };
 	const char *env[] = { path_variable(), l->var_lease, l->var_bundle, NULL };
 	memcpy(l->argv, argv, sizeof(argv));
 	memcpy(l->env, env, sizeof(env));
@@ -130,7 +130,7 @@ static const char *variable(const char *name)
 static bool next_word(const char **text, char *word, size_t cap)
 {
 	static const char allowed[] =
-		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-:_";
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-:_/";
 	*text += strspn(*text, " \t");
 	size_t n = strcspn(*text, " \t"), i = 0;
 	for (; i < n && i < cap - 1 && strchr(allowed, (*text)[i]); i++)
@@ -179,12 +179,32 @@ static void clear(const char *interface, const struct agt_ip *unless)
 		(void)printf("%s: the old address stays: %s\n", interface, strerror(errno));
 }
 
-/* The lease as an adapter: its address, and the default route. -EINVAL: the server says nonsense.
- */
-static int read_lease(struct agt_adapter *ad)
+/* "10.0.0.0/8 10.1.0.1 ...": where to, and the router, 0.0.0.0 on the link. With such a list the
+ * server's one router does not count (RFC 3442). */
+static int read_static_routes(const char *text, struct agt_adapter *ad)
+{
+	char to[64], via[64];
+	while (next_word(&text, to, sizeof(to))) {
+		if (ad->n_routes == AGT_ROUTES_MAX)
+			return -E2BIG;
+		struct agt_route *r = &ad->route[ad->n_routes++];
+		if (!strchr(to, '/') || agt_ip_parse(to, &r->to) < 0 || r->to.family != AF_INET ||
+			!next_word(&text, via, sizeof(via)) || agt_ip_parse(via, &r->via) < 0 ||
+			r->via.family != AF_INET)
+			return -EINVAL;
+		for (unsigned bit = r->to.prefix; bit < 32; bit++) /* the kernel takes no others */
+			r->to.bytes[bit / 8] &= (uint8_t) ~(0x80u >> bit % 8);
+		if (agt_ip_is_zero(&r->via))
+			r->via = (struct agt_ip){ 0 };
+	}
+	return 0;
+}
+
+int agt_lease_read(struct agt_adapter *ad)
 {
 	char word[64];
 	const char *mask = variable("mask"), *router = variable("router");
+	const char *routes = variable("staticroutes");
 	char *end;
 	unsigned long bits = strtoul(mask, &end, 10);
 	*ad = (struct agt_adapter){ .low_metric = !strcmp(variable(VAR_LEASE), "low") };
@@ -193,6 +213,8 @@ static int read_lease(struct agt_adapter *ad)
 		return -EINVAL;
 	ad->address[0].prefix = (uint8_t)(end == mask ? 32 : bits);
 	ad->n_addresses = 1;
+	if (routes[0])
+		return read_static_routes(routes, ad);
 	if (!next_word(&router, word, sizeof(word)))
 		return 0;
 	ad->route[0].to.family = AF_INET;
@@ -213,7 +235,7 @@ int agt_lease_script(int argc, char *const argv[])
 		clear(interface, NULL);
 	if (strcmp(event, "bound") && strcmp(event, "renew"))
 		return EXIT_SUCCESS;
-	if (read_lease(&ad) < 0 || !index) {
+	if (agt_lease_read(&ad) < 0 || !index) {
 		(void)printf(
 			"lease of \"%.60s\" on \"%.20s\": not usable\n", variable("ip"), interface);
 		return EXIT_FAILURE;

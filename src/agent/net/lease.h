@@ -40,6 +40,11 @@ struct agt_lease *agt_lease_start(struct agt *a, const struct agt_lease_spec *sp
  * with -ECANCELED. Accepts NULL. */
 void agt_lease_stop(struct agt_lease *l);
 
+/* The lease in the environment, as udhcpc gives it, as an adapter: its address and its routes.
+ * -EINVAL: the server says nonsense; -E2BIG: more routes than an adapter can have. */
+struct agt_adapter;
+int agt_lease_read(struct agt_adapter *ad);
+
 /* Whether this process is udhcpc's script, and what it does then: returns the exit status. */
 bool agt_lease_is_script(void);
 int agt_lease_script(int argc, char *const argv[]);

@@ -3,7 +3,8 @@
 #include "../../lib/unit.h"
 #include "agent/boot/ports.h"
 #include "agent/host/cgroup.h"
-#include "agent/net/netlink.h"
+#include "agent/net/adapter.h"
+#include "agent/net/lease.h"
 #include "agent/oci/runtime.h"
 #include "agent/oci/spec.h"
 #include "agent/oci/user.h"
@@ -266,6 +267,66 @@ static void test_w28_addresses(void **state)
 		assert_int_equal(agt_ip_parse(bad[i], &ip), -EINVAL);
 }
 
+static int lease(struct agt_adapter *ad, const char *mask, const char *router, const char *routes)
+{
+	(void)setenv("ip", "10.0.0.7", 1);
+	(void)setenv("mask", mask, 1);
+	(void)setenv("router", router, 1);
+	(void)setenv("staticroutes", routes, 1);
+	return agt_lease_read(ad);
+}
+
+static void expect_route(const struct agt_adapter *ad, size_t i, const char *to, const char *via)
+{
+	struct agt_ip a, b = { 0 };
+	assert_true(i < ad->n_routes);
+	assert_int_equal(agt_ip_parse(to, &a), 0);
+	if (via)
+		assert_int_equal(agt_ip_parse(via, &b), 0);
+	assert_memory_equal(&ad->route[i].to, &a, sizeof(a));
+	assert_memory_equal(&ad->route[i].via, &b, sizeof(b));
+}
+
+static void test_w26_leases(void **state)
+{
+	(void)state;
+	static struct agt_adapter ad;
+	char many[AGT_ROUTES_MAX * 32 + 64] = "";
+	assert_int_equal(lease(&ad, "24", "10.0.0.1 10.0.0.2", ""), 0);
+	assert_int_equal(ad.address[0].prefix, 24);
+	assert_int_equal(ad.n_routes, 1);
+	expect_route(&ad, 0, "0.0.0.0/0", "10.0.0.1");
+	assert_int_equal(lease(&ad, "", "", ""), 0);
+	assert_int_equal(ad.address[0].prefix, 32);
+	assert_int_equal(ad.n_routes, 0);
+
+	/* RFC 3442: with these the router does not count, whether a default route is among them */
+	assert_int_equal(lease(&ad, "24", "10.0.0.1",
+				 "10.8.0.0/13 10.0.0.3 192.168.7.0/24 0.0.0.0 0.0.0.0/0 10.0.0.4 "),
+		0);
+	assert_int_equal(ad.n_routes, 3);
+	expect_route(&ad, 0, "10.8.0.0/13", "10.0.0.3");
+	expect_route(&ad, 1, "192.168.7.0/24", NULL);
+	expect_route(&ad, 2, "0.0.0.0/0", "10.0.0.4");
+	assert_int_equal(lease(&ad, "24", "10.0.0.1", "10.15.1.1/13 10.0.0.3"), 0);
+	assert_int_equal(ad.n_routes, 1);
+	expect_route(&ad, 0, "10.8.0.0/13", "10.0.0.3");
+
+	static const char *const nonsense[] = { "10.0.0.0/8", "10.0.0.0 10.0.0.1",
+		"10.0.0.0/33 10.0.0.1", "10.0.0.0/8 x", "fd00::/8 10.0.0.1", "10.0.0.0/8 fd00::1",
+		"10.0.0.0/8 10.0.0.1/x", "10.0.0.0/8 10.0.0.1 ;" };
+	for (size_t i = 0; i < HF_ARRAY_SIZE(nonsense); i++)
+		assert_int_equal(lease(&ad, "24", "10.0.0.1", nonsense[i]), -EINVAL);
+	for (int i = 0; i < AGT_ROUTES_MAX; i++)
+		(void)snprintf(many + strlen(many), sizeof(many) - strlen(many),
+			"10.%d.0.0/16 10.0.0.1 ", i);
+	assert_int_equal(lease(&ad, "24", "", many), 0);
+	assert_int_equal(ad.n_routes, AGT_ROUTES_MAX);
+	strcat(many, "10.99.0.0/16 10.0.0.1");
+	assert_int_equal(lease(&ad, "24", "", many), -E2BIG);
+	assert_int_equal(lease(&ad, "33", "", ""), -EINVAL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -273,6 +334,7 @@ int main(void)
 		cmocka_unit_test(test_w23_count_of_kills),
 		cmocka_unit_test(test_kmsg),
 		cmocka_unit_test(test_w28_addresses),
+		cmocka_unit_test(test_w26_leases),
 		cmocka_unit_test(test_words),
 		cmocka_unit_test(test_paths),
 		cmocka_unit_test(test_trees),
