@@ -302,7 +302,18 @@ void agt_cgroup_remove_pod(const char *id)
 		"/pids", "/blkio", "/devices", "/freezer", "/unified", "/systemd" };
 	char path[PATH_CAP];
 	for (size_t i = 0; i < HF_ARRAY_SIZE(hierarchies); i++) {
-		(void)snprintf(path, sizeof(path), ROOT "%s/pods/%s", hierarchies[i], id);
+		int n = snprintf(path, sizeof(path), ROOT "%s/pods", hierarchies[i]);
+		DIR *d = opendir(path);
+		for (struct dirent *e; d && (e = readdir(d));) {
+			if (e->d_type != DT_DIR || e->d_name[0] == '.')
+				continue;
+			(void)snprintf(path + n, sizeof(path) - (size_t)n, "/%s/%s", e->d_name, id);
+			if (rmdir(path) == 0) /* it was left over: its sandbox's may be too */
+				(void)unlinkat(dirfd(d), e->d_name, AT_REMOVEDIR);
+		}
+		if (d)
+			(void)closedir(d);
+		(void)snprintf(path + n, sizeof(path) - (size_t)n, "/%s", id);
 		(void)rmdir(path); /* most are not there; one that is in use stays */
 	}
 }

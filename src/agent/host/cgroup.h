@@ -38,7 +38,8 @@ const char *agt_cgroup_memory(const char *folder, char path[4096]);
 /* As PID 1: the agent in a group of its own, with memory that others cannot take. */
 void agt_cgroup_protect(void);
 
-/* Removes the group of a pod, which its sandbox's deletion leaves empty. */
+/* Removes the groups with this name that are empty: of a pod, which its sandbox's deletion leaves,
+ * of a container that was half made, alone or in a pod. */
 void agt_cgroup_remove_pod(const char *id);
 
 /* Limits /pods to what memory there is now, less the reserve. May take as long as reclaiming does.

@@ -2,6 +2,7 @@
 #include "restore.h"
 #include "agent/agent.h"
 #include "agent/boot/boot.h"
+#include "agent/host/cgroup.h"
 #include "agent/net/netns.h"
 #include "agent/rpc/handlers.h"
 #include "agent/stdio/pump.h"
@@ -208,6 +209,7 @@ static void on_ended(void *arg, const struct agt_run_result *result)
 {
 	hf_warn("container %s: nobody knows it: ended%s%s", (char *)arg,
 		result->hresult ? ": " : "", result->text);
+	agt_cgroup_remove_pod(arg); /* of one that was half made */
 	free(arg);
 }
 

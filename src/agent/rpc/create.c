@@ -81,6 +81,7 @@ static int undo_files(void *arg, struct hf_err *reterr)
 	const struct create *cr = arg;
 	const char *bundle = cr->c->bundle;
 	int r = agt_pod_undo(bundle, reterr);
+	agt_cgroup_remove_pod(cr->c->id);
 	return r < 0 || agt_tree_has_mounts(bundle) ? r : agt_tree_remove(bundle, reterr);
 }
 
@@ -99,17 +100,42 @@ static void on_undone(void *arg, const struct hf_err *err)
 	agt_refuse(rq, hresult, "%s", reason);
 }
 
-/* The id is free again when its files are gone: then it is refused. */
-static void give_up(struct create *cr, int32_t hresult, const char *text)
+static void undo(struct create *cr)
 {
 	struct hf_err err = { 0 };
 	const struct agt_work work = {
 		.what = "Create", .fn = undo_files, .done = on_undone, .arg = cr, .rq = cr->rq
 	};
-	cr->hresult = hresult;
-	(void)snprintf(cr->reason, sizeof(cr->reason), "%s", text);
 	if (!cr->c->bundle || agt_work_start(cr->c->a, &work, &err) < 0)
 		on_undone(cr, &err);
+}
+
+/* The id is free again when its files are gone: then it is refused. */
+static void give_up(struct create *cr, int32_t hresult, const char *text)
+{
+	cr->hresult = hresult;
+	(void)snprintf(cr->reason, sizeof(cr->reason), "%s", text);
+	undo(cr);
+}
+
+static void on_unmade(void *arg, const struct agt_run_result *result)
+{
+	(void)result; /* that nothing was there is fine, and the first error is the one to tell */
+	undo(arg);
+}
+
+/* The runtime has failed. One that was killed in the middle knows the id, and may have left what it
+ * had made. */
+static void unmake(struct create *cr, int32_t hresult, const char *text)
+{
+	struct hf_err err = { 0 };
+	struct agt_run run = {
+		.args = { "delete", "--force" }, .id = cr->c->id, .fd = { -1, -1, -1 }, .rq = cr->rq
+	};
+	cr->hresult = hresult;
+	(void)snprintf(cr->reason, sizeof(cr->reason), "%s", text);
+	if (agt_runtime_run(cr->c->a, &run, on_unmade, cr, &err) < 0)
+		undo(cr);
 }
 
 static void on_network(void *arg, const struct hf_err *err)
@@ -157,7 +183,7 @@ static void on_created(void *arg, const struct agt_run_result *result)
 				&cr->local, console); /* without streams it hangs up */
 	}
 	if (!c->init) {
-		give_up(cr, result->hresult ? result->hresult : BRG_E_FAIL,
+		unmake(cr, result->hresult ? result->hresult : BRG_E_FAIL,
 			result->hresult ? result->text : "too many processes");
 		return;
 	}
