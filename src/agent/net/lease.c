@@ -13,10 +13,12 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #define VAR_LEASE  "HOLDFAST_LEASE" /* "low" or "plain": this process is the script */
 #define VAR_BUNDLE "HOLDFAST_LEASE_BUNDLE"
 #define LEASED     "leased " /* how the line begins that says so */
+#define YOUNG_S    8         /* udhcpc takes no lease for less than 16 s */
 
 struct agt_lease {
 	struct agt *a;
@@ -224,6 +226,26 @@ int agt_lease_read(struct agt_adapter *ad)
 	return 0;
 }
 
+/* Whether udhcpc, our parent, began less than YOUNG_S ago: it has had no lease yet that could have
+ * run out. */
+static bool client_is_young(void)
+{
+	char path[32], text[1024], *p;
+	struct timespec now;
+	unsigned long long began = 0;
+	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)getppid());
+	if (fd_read_line(path, text, sizeof(text)) < 0 || !(p = strrchr(text, ')')) ||
+		clock_gettime(CLOCK_BOOTTIME, &now) < 0)
+		return false;
+	/* starttime: the 20th after the name, which may hold anything */
+	for (int i = 0; i < 20 && p; i++)
+		p = strchr(p + 1, ' ');
+	if (!p || sscanf(p, "%llu", &began) != 1)
+		return false;
+	return (unsigned long long)now.tv_sec <
+	       began / (unsigned long)sysconf(_SC_CLK_TCK) + YOUNG_S;
+}
+
 /* argv[1] is the event: deconfig, bound, renew, nak or leasefail. */
 int agt_lease_script(int argc, char *const argv[])
 {
@@ -231,7 +253,10 @@ int agt_lease_script(int argc, char *const argv[])
 	struct agt_adapter ad;
 	const char *event = argc > 1 ? argv[1] : "", *interface = variable("interface");
 	unsigned index = if_nametoindex(interface);
-	if (!strcmp(event, "deconfig"))
+	/* What a client finds when it begins is the address that the one before it had, who was
+	 * killed, perhaps with the agent: in use until the server says something else, or nothing.
+	 */
+	if ((!strcmp(event, "deconfig") && !client_is_young()) || !strcmp(event, "leasefail"))
 		clear(interface, NULL);
 	if (strcmp(event, "bound") && strcmp(event, "renew"))
 		return EXIT_SUCCESS;
