@@ -5,10 +5,11 @@
  * There are two: UDS-PATH for streams, UDS-PATH.seqpacket for messages.
  *
  * A host client connects to UDS-PATH and says "CONNECT <port>\n". The line is peeked at until it is
- * complete and then read to its last byte, so what a client pipelines behind it stays in the socket
- * for the guest. A client whose line is complete waits here until the rings run, then it becomes a
- * connection. Each has one deadline for all of this. On UDS-PATH.seqpacket the line is one message,
- * and so is the answer; a newline is not needed.
+ * complete, and read to its last byte when the guest has answered (conn.c), so what a client
+ * pipelines behind it stays in the socket for the guest. A client whose line is complete waits here
+ * until the rings run, then it becomes a connection. Each has one deadline for all of this. On
+ * UDS-PATH.seqpacket the line is one message, which is read at once, and so is the answer; a
+ * newline is not needed.
  *
  * For the guest we dial UDS-PATH_<port> with the type of socket that the guest asked for; a
  * listener of another type refuses (EPROTOTYPE). connect(2) on a Unix socket never waits: either
