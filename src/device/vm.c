@@ -273,16 +273,17 @@ static bool run_data(struct dev_vm *vm)
 static bool run_rings(struct dev_vm *vm)
 {
 	bool more;
-	uint64_t before = vm->vsk.stats.tx_bytes;
+	struct vsk_stats *now = &vm->vsk.stats, before = *now;
 	if (vm->q[DEV_EVENT].ready && vq_started(&vm->q[DEV_EVENT].vq))
 		dev_ring_event(vm);
 	for (int i = 0; i < ROUNDS; i++) {
 		more = run_data(vm);
-		if (vm->limits.bytes.rate > 0 || !(more || dev_ring_waits(vm)))
+		bool pours = now->rx_bytes - before.rx_bytes >= POURS; /* see note_moved() */
+		if (vm->limits.bytes.rate > 0 || !(more || (!pours && dev_ring_waits(vm))))
 			break;
 		more = true;
 	}
-	if (vm->urgent && vm->vsk.stats.tx_bytes - before < STREAMS)
+	if (vm->urgent && now->tx_bytes - before.tx_bytes < STREAMS)
 		dev_ring_tell(vm);
 	return more && vm->running;
 }
