@@ -578,10 +578,15 @@ static void on_accept(uv_poll_t *h, int status, int events)
 	}
 }
 
+/* The socket is made beside and moved over that of a supervisor that has died: command lines that
+ * wait for the next one must never find none, which is the sign of a VM's end. */
 int control_open(struct sup *sup, struct hf_err *reterr)
 {
-	char path[HF_NODE_PATH_MAX];
-	int r = unix_listen(sup_path(sup, "control.sock", path), 0600, 64, &sup->control_fd);
+	char path[HF_NODE_PATH_MAX], fresh[HF_NODE_PATH_MAX];
+	(void)sup_path(sup, "control.sock", path);
+	int r = unix_listen(sup_path(sup, "control.new", fresh), 0600, 64, &sup->control_fd);
+	if (r == 0 && rename(fresh, path) < 0)
+		r = -errno;
 	if (r == 0)
 		r = uv_poll_init(&sup->loop, &sup->control_poll, sup->control_fd);
 	if (r < 0)
