@@ -99,13 +99,14 @@ static int not_there(const struct vm_link *l, int why, struct hf_err *reterr)
 
 int vm_link_connect(struct vm_link *l, struct hf_err *reterr)
 {
-	char path[HF_NODE_PATH_MAX];
+	char path[HF_NODE_PATH_MAX], to[HF_NODE_PATH_MAX];
 	uint64_t now = hf_now_us();
+	int moves = 0;
 	if (now < l->retry_us)
 		return 0;
 	(void)snprintf(l->node, sizeof(l->node), "%s", l->home);
-	for (int i = 0; i < VM_MOVES_MAX && moved_to(l->node, l->name, l->node); i++)
-		;
+	while (moves < VM_MOVES_MAX && moved_to(l->node, l->name, l->node))
+		moves++;
 	int r = unix_connect(hf_node_path(l->node, l->name, "control.sock", path), &l->fd);
 	if (r == 0) {
 		l->met = true;
@@ -113,6 +114,8 @@ int vm_link_connect(struct vm_link *l, struct hf_err *reterr)
 		hf_lines_done(&l->lines);
 		return 1;
 	}
+	if (r == -ENOENT && moves < VM_MOVES_MAX && moved_to(l->node, l->name, to))
+		return 0; /* it has moved since we looked: look again */
 	if (r == -ENOENT || r == -EACCES || !l->met || now >= l->give_up_us)
 		return not_there(l, r, reterr);
 	l->retry_us = now + VM_RETRY_MS * 1000;
