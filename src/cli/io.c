@@ -174,7 +174,7 @@ static int step(struct session *s, bool readable, struct hf_err *err)
 	for (int i = 0; i < N_STREAMS; i++) {
 		if (!s->stream[i])
 			continue;
-		if (hf_vm_stream_step(s->stream[i], err) < 0 && i != IN)
+		if (hf_vm_stream_step(s->stream[i], err) < 0)
 			return err->code;
 		if (i == IN)
 			pump_input(s, readable);
