@@ -170,7 +170,8 @@ void floor_g2h(struct floor *f, const char *host_path, unsigned n, size_t messag
 	for (unsigned i = 0; f->relay.pid == 0; i = (i + 1) % n) {
 		wait_while(f, MIDDLE, f->kick, 0);
 		size_t there = f->mem->filled - f->mem->taken;
-		ssize_t k = write(fd[i], memory, HF_MIN(HF_MIN(message, sizeof(memory)), there));
+		size_t most = HF_MIN(message, sizeof(memory));
+		ssize_t k = write(fd[i], memory, HF_MIN(most, there));
 		if (k <= 0)
 			exit(EXIT_SUCCESS);
 		f->mem->taken += (uint64_t)k;

@@ -421,8 +421,12 @@ static void do_load(struct incoming *in, json_t *args, struct hf_err *reterr)
 		hf_err_set(reterr, -ECONNRESET, "%s", device_gone);
 		return;
 	}
+	if (!json_object_get(policies, "ports") || !json_object_get(policies, "default")) {
+		hf_err_set(reterr, -EINVAL, "policies: want \"ports\" and \"default\"");
+		return;
+	}
 	rpc_call(sup->device, "policy-set",
-		json_pack("{s:s, s:O*, s:O*}", "vm", "vm", "ports",
+		json_pack("{s:s, s:O, s:O}", "vm", "vm", "ports",
 			json_object_get(policies, "ports"), "default",
 			json_object_get(policies, "default")),
 		-1, on_policies, sup);
