@@ -185,11 +185,9 @@ static inline uint32_t vsk_taken(const struct vsk_conn *c)
 	return vsk_is_relayed(c) ? c->far_fwd : (uint32_t)c->fwd_cnt;
 }
 
-/* A message must fit into the device whole: what the sibling has got is no room for it. */
 static inline uint32_t vsk_grant(const struct vsk_conn *c)
 {
-	uint64_t given = c->type == VSK_TYPE_STREAM ? c->far_tx - c->far_fwd : 0;
-	uint64_t held = c->buf_alloc + given;
+	uint64_t held = c->buf_alloc + (uint64_t)(c->far_tx - c->far_fwd);
 	return vsk_is_relayed(c) ? (uint32_t)HF_MIN(held, (uint64_t)c->far_buf) : c->buf_alloc;
 }
 

@@ -444,8 +444,8 @@ static void test_credit_of_a_large_sibling(void **state)
 	assert_int_equal(vsk_guest_room(c), BUF);
 }
 
-/* D4.9: a guest whose own buffer is smaller than its sibling's has used up its room long before
- * what it was told; from then on every byte is told. */
+/* D4.9: a guest whose own buffer is smaller than its sibling's has used up its room long before what
+ * it was told; from then on every byte is told. */
 static void test_credit_of_a_small_guest_to_a_sibling(void **state)
 {
 	(void)state;
@@ -474,35 +474,6 @@ static void test_credit_of_a_small_guest_to_a_sibling(void **state)
 	far.peer_fwd_cnt = 101;
 	vsk_relay(&g.v, c, &far, false);
 	expect_nothing(&g); /* it has room again */
-}
-
-/* Messages wait in the device until they are whole: none may be longer than it can hold, whatever
- * the sibling has got (D6.3). */
-static void test_credit_for_messages_of_a_large_sibling(void **state)
-{
-	(void)state;
-	struct rig g;
-	struct vsk_conn *c, far = { .peer_buf_alloc = 3 * BUF };
-	rig_init(&g);
-	g.v.cfg.features |= VSK_F_SEQPACKET;
-	g.p.dst_cid = 6;
-	g.p.type = VSK_TYPE_SEQPACKET;
-	guest(&g, VSK_OP_REQUEST, 0, 0);
-	c = g.ev.conn;
-	vsk_relay(&g.v, c, &far, false);
-	vsk_dialled(&g.v, c, true);
-	expect_op(&g, VSK_OP_RESPONSE);
-	guest(&g, VSK_OP_RW, BUF, VSK_MSG_EOM);
-	far.tx_cnt = BUF; /* given, and not read there */
-	vsk_relay(&g.v, c, &far, true);
-	vsk_host_took(&g.v, g.now, c, BUF, &g.ev);
-	assert_int_equal(vsk_grant(c), BUF);
-	assert_int_equal(vsk_guest_room(c), 0);
-	far.peer_fwd_cnt = BUF;
-	vsk_relay(&g.v, c, &far, true);
-	expect_op(&g, VSK_OP_CREDIT_UPDATE);
-	assert_int_equal(g.sent.buf_alloc, BUF);
-	assert_int_equal(vsk_guest_room(c), BUF);
 }
 
 /* A sibling's question for credit goes to who has it (D4.5). */
@@ -1410,7 +1381,6 @@ int main(void)
 		cmocka_unit_test(test_a_sibling_is_reached_in_another_way),
 		cmocka_unit_test(test_credit_of_a_large_sibling),
 		cmocka_unit_test(test_credit_of_a_small_guest_to_a_sibling),
-		cmocka_unit_test(test_credit_for_messages_of_a_large_sibling),
 		cmocka_unit_test(test_a_sibling_asks),
 		cmocka_unit_test(test_a_sibling_calls),
 		cmocka_unit_test(test_spoofed_and_cut_packets_are_dropped),
