@@ -16,7 +16,7 @@
 static inline uint64_t hf_clock_us(clockid_t clock)
 {
 	struct timespec ts;
-	(void)clock_gettime(clock, &ts); /* cannot fail with the clocks below */
+	(void)clock_gettime(clock, &ts); /* cannot fail with a clock of the system */
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 

@@ -23,7 +23,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* syscalls: sendmsg recvmsg recvfrom shutdown setsockopt(1=SOL_SOCKET) */
+/* syscalls: sendmsg recvmsg shutdown setsockopt(1=SOL_SOCKET) */
 
 /* The kernel doubles it: 256 KiB and the overhead of their pages. */
 #define SNDBUF_BYTES (160 << 10)
@@ -80,10 +80,7 @@ static bool has_end(const struct dev_conn *c)
 
 void dev_conn_take_line(struct dev_conn *c)
 {
-	char line[DEV_HELLO_LINE_MAX];
-	if (c->line > 0 && c->fd >= 0)
-		(void)recv(c->fd, line, c->line, MSG_DONTWAIT); /* it was seen there */
-	c->line = 0;
+	dev_unix_take_line(c->fd, &c->line);
 }
 
 static void close_end(struct dev_vm *vm, struct dev_conn *c, bool clean)

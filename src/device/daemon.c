@@ -69,22 +69,23 @@ uint64_t dev_daemon_turn(struct dev_daemon *d)
 	return HF_MIN(next_us, control_us);
 }
 
-static bool on_look(void *owner)
+/* Asks all, whatever the first says. */
+static bool any_vm(const struct dev_daemon *d, bool (*ask)(struct dev_vm *vm))
 {
-	const struct dev_daemon *d = owner;
 	bool any = false;
 	for (size_t i = 0; i < d->n_vms; i++)
-		any |= d->vm[i] && dev_ring_look(d->vm[i]);
+		any |= d->vm[i] && ask(d->vm[i]);
 	return any;
+}
+
+static bool on_look(void *owner)
+{
+	return any_vm(owner, dev_ring_look);
 }
 
 static bool on_rest(void *owner)
 {
-	const struct dev_daemon *d = owner;
-	bool any = false;
-	for (size_t i = 0; i < d->n_vms; i++)
-		any |= d->vm[i] && dev_ring_rest(d->vm[i]);
-	return any;
+	return any_vm(owner, dev_ring_rest);
 }
 
 int dev_daemon_init(struct dev_daemon *d)

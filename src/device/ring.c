@@ -58,16 +58,11 @@ void dev_ring_settle(struct dev_vm *vm)
 }
 
 /* A guest that is woken up may hear of all at once. */
-static void notify_rx(struct dev_vm *vm)
+void dev_ring_tell(struct dev_vm *vm)
 {
 	vm->urgent = false;
 	if (notify(vm, &vm->q[DEV_RX]))
 		dev_ring_settle(vm);
-}
-
-void dev_ring_tell(struct dev_vm *vm)
-{
-	notify_rx(vm);
 }
 
 /* Nobody waits for a used tx buffer but who has no more of them, so this can wait for an answer to
@@ -321,7 +316,7 @@ static void rx_data(struct dev_vm *vm, struct rx *rx, const struct vsk_out *out)
 			dev_sibling_given(c, flags);
 		rx_publish(rx);
 		if (rx_due(vm, &c->core, room))
-			notify_rx(vm);
+			dev_ring_tell(vm);
 	}
 	if (drained || n == -EAGAIN)
 		vsk_host_idle(&vm->vsk, &c->core);
@@ -401,14 +396,14 @@ bool dev_ring_waits(struct dev_vm *vm)
 
 bool dev_ring_look(struct dev_vm *vm)
 {
-	notify_rx(vm);
+	dev_ring_tell(vm);
 	return dev_ring_waits(vm);
 }
 
 bool dev_ring_rest(struct dev_vm *vm)
 {
 	bool any = false;
-	notify_rx(vm);
+	dev_ring_tell(vm);
 	dev_ring_settle(vm);
 	for (int i = DEV_RX; i <= DEV_TX; i++) {
 		struct dev_queue *q = &vm->q[i];

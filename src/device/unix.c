@@ -100,18 +100,18 @@ int dev_unix_adopt(struct dev_vm *vm)
 	return r;
 }
 
-/* Takes the line out of the socket, if it is still there. */
-static void take_line(struct dev_hello *h)
+void dev_unix_take_line(int fd, uint8_t *bytes)
 {
 	char line[DEV_HELLO_LINE_MAX];
-	if (h->line > 0 && h->fd >= 0)
-		(void)recv(h->fd, line, h->line, 0); /* it was seen there */
-	h->line = 0;
+	if (*bytes > 0 && fd >= 0)
+		(void)recv(fd, line, *bytes, MSG_DONTWAIT); /* it was seen there */
+	*bytes = 0;
 }
 
 static void hello_close(struct dev_vm *vm, struct dev_hello *h)
 {
-	take_line(h); /* or the client would be told of an error, not of the end */
+	dev_unix_take_line(
+		h->fd, &h->line); /* or the client would be told of an error, not of the end */
 	dev_loop_close(vm->loop, &h->fd);
 	*h = (struct dev_hello){ .fd = -1, .gen = h->gen + 1 };
 	if (vm->host_paused)
@@ -269,7 +269,7 @@ void dev_unix_on_hello(struct dev_vm *vm, struct dev_tag tag, uint32_t events)
 void dev_unix_take_lines(struct dev_vm *vm)
 {
 	for (size_t i = 0; i < DEV_HELLOS_MAX; i++)
-		take_line(&vm->hello[i]);
+		dev_unix_take_line(vm->hello[i].fd, &vm->hello[i].line);
 	for (size_t i = 0; i < vm->n_chunks * DEV_CONNS_CHUNK; i++)
 		dev_conn_take_line(dev_conn_at(vm, i));
 }

@@ -402,6 +402,10 @@ void dev_sibling_inherit(struct dev_conn *c, struct dev_relay *r);
 /* ---- unix.c ---- */
 
 int dev_unix_open(struct dev_vm *vm, struct hf_err *reterr);
+/* Takes so many bytes of a CONNECT line out of the socket, where they were seen; then there are
+ * none.
+ */
+void dev_unix_take_line(int fd, uint8_t *bytes);
 void dev_unix_take_lines(struct dev_vm *vm); /* who reads the sockets next knows of none */
 int dev_unix_adopt(struct dev_vm *vm);       /* watches what was taken over */
 void dev_unix_close(struct dev_vm *vm);

@@ -171,7 +171,7 @@ WRAPPED(int, agt_unmount, const char *path, struct hf_err *reterr)
 	return 0;
 }
 
-WRAPPED(void, agt_cgroup_remove_pod, const char *id)
+WRAPPED(void, agt_cgroup_remove_empty, const char *id)
 {
 	(void)id;
 }

@@ -296,7 +296,7 @@ uint64_t agt_cgroup_oom_kills(const char *folder)
 	return (uint64_t)HF_MAX(keyed(events, "oom_kill"), 0);
 }
 
-void agt_cgroup_remove_pod(const char *id)
+void agt_cgroup_remove_empty(const char *id)
 {
 	static const char *const hierarchies[] = { "", "/memory", "/cpu", "/cpuacct", "/cpuset",
 		"/pids", "/blkio", "/devices", "/freezer", "/unified", "/systemd" };

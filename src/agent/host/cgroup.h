@@ -40,7 +40,7 @@ void agt_cgroup_protect(void);
 
 /* Removes the groups with this name that are empty: of a pod, which its sandbox's deletion leaves,
  * of a container that was half made, alone or in a pod. */
-void agt_cgroup_remove_pod(const char *id);
+void agt_cgroup_remove_empty(const char *id);
 
 /* Limits /pods to what memory there is now, less the reserve. May take as long as reclaiming does.
  */

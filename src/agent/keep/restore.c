@@ -209,7 +209,7 @@ static void on_ended(void *arg, const struct agt_run_result *result)
 {
 	hf_warn("container %s: nobody knows it: ended%s%s", (char *)arg,
 		result->hresult ? ": " : "", result->text);
-	agt_cgroup_remove_pod(arg); /* of one that was half made */
+	agt_cgroup_remove_empty(arg); /* of one that was half made */
 	free(arg);
 }
 

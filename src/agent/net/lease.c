@@ -4,6 +4,7 @@
 #include "agent/agent.h"
 #include "agent/proc/monitor.h"
 #include "agent/storage/tree.h"
+#include "base/clock.h"
 #include "base/fd.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -13,7 +14,6 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #define VAR_LEASE  "HOLDFAST_LEASE" /* "low" or "plain": this process is the script */
 #define VAR_BUNDLE "HOLDFAST_LEASE_BUNDLE"
@@ -231,18 +231,16 @@ int agt_lease_read(struct agt_adapter *ad)
 static bool client_is_young(void)
 {
 	char path[32], text[1024], *p;
-	struct timespec now;
 	unsigned long long began = 0;
 	(void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)getppid());
-	if (fd_read_line(path, text, sizeof(text)) < 0 || !(p = strrchr(text, ')')) ||
-		clock_gettime(CLOCK_BOOTTIME, &now) < 0)
+	if (fd_read_line(path, text, sizeof(text)) < 0 || !(p = strrchr(text, ')')))
 		return false;
 	/* starttime: the 20th after the name, which may hold anything */
 	for (int i = 0; i < 20 && p; i++)
 		p = strchr(p + 1, ' ');
 	if (!p || sscanf(p, "%llu", &began) != 1)
 		return false;
-	return (unsigned long long)now.tv_sec <
+	return hf_clock_us(CLOCK_BOOTTIME) / 1000000 <
 	       began / (unsigned long)sysconf(_SC_CLK_TCK) + YOUNG_S;
 }
 

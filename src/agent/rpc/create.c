@@ -81,7 +81,7 @@ static int undo_files(void *arg, struct hf_err *reterr)
 	const struct create *cr = arg;
 	const char *bundle = cr->c->bundle;
 	int r = agt_pod_undo(bundle, reterr);
-	agt_cgroup_remove_pod(cr->c->id);
+	agt_cgroup_remove_empty(cr->c->id);
 	return r < 0 || agt_tree_has_mounts(bundle) ? r : agt_tree_remove(bundle, reterr);
 }
 
@@ -110,11 +110,16 @@ static void undo(struct create *cr)
 		on_undone(cr, &err);
 }
 
-/* The id is free again when its files are gone: then it is refused. */
-static void give_up(struct create *cr, int32_t hresult, const char *text)
+static void keep_reason(struct create *cr, int32_t hresult, const char *text)
 {
 	cr->hresult = hresult;
 	(void)snprintf(cr->reason, sizeof(cr->reason), "%s", text);
+}
+
+/* The id is free again when its files are gone: then it is refused. */
+static void give_up(struct create *cr, int32_t hresult, const char *text)
+{
+	keep_reason(cr, hresult, text);
 	undo(cr);
 }
 
@@ -132,8 +137,7 @@ static void unmake(struct create *cr, int32_t hresult, const char *text)
 	struct agt_run run = {
 		.args = { "delete", "--force" }, .id = cr->c->id, .fd = { -1, -1, -1 }, .rq = cr->rq
 	};
-	cr->hresult = hresult;
-	(void)snprintf(cr->reason, sizeof(cr->reason), "%s", text);
+	keep_reason(cr, hresult, text);
 	if (agt_runtime_run(cr->c->a, &run, on_unmade, cr, &err) < 0)
 		undo(cr);
 }
@@ -395,7 +399,7 @@ static int remove_folders(void *arg, struct hf_err *reterr)
 	const struct deletion *d = arg;
 	struct hf_err err = { 0 };
 	int r = d->c->sandbox ? agt_pod_undo(d->c->bundle, reterr) : 0;
-	agt_cgroup_remove_pod(
+	agt_cgroup_remove_empty(
 		d->c->id); /* a sandbox's, or one that was half made; most have gone */
 	if (r == 0 && d->c->scratch)
 		r = agt_tree_remove(d->c->scratch, reterr);
