@@ -12,9 +12,10 @@
 #define BACKLOG   4096
 #define HOSTS_MAX 1024
 #define WINDOW    (256u << 10) /* of one connection; of many the ring's 128 buffers, twice that */
+#define RX_RING   (512u << 10) /* the memory of the rx buffers */
 #define UPDATE_AT (192u << 10) /* Linux tells of room when so much of it is used */
 
-static uint8_t memory[1 << 20]; /* the guest's, as far as the kernel is concerned */
+static uint8_t memory[16u << 20]; /* the guest's: as much of it is in use as with a device */
 
 static void check(const char *what, ssize_t r)
 {
@@ -55,6 +56,7 @@ static void wake_asleep(struct floor *f, int who, int fd)
 
 static void start(struct floor *f)
 {
+	memset(memory, 1, sizeof(memory)); /* else all of it would be the one page of zeros */
 	f->kick = eventfd(0, EFD_CLOEXEC);
 	f->call = eventfd(0, EFD_CLOEXEC);
 	f->mem = mmap(
@@ -123,8 +125,9 @@ static size_t room(struct floor *f, unsigned n)
 
 static void move(struct floor *f, int fd, unsigned n, size_t message, uint64_t *told)
 {
-	size_t most = HF_MIN(message, sizeof(memory)), free = room(f, n);
-	ssize_t k = read(fd, memory, HF_MIN(most, free));
+	size_t most = HF_MIN(message, sizeof(memory) / 2), free = room(f, n),
+	       at = f->mem->filled % RX_RING;
+	ssize_t k = read(fd, memory + at, HF_MIN(most, free));
 	if (k <= 0)
 		exit(EXIT_SUCCESS);
 	f->mem->filled += (uint64_t)k;
@@ -169,9 +172,10 @@ void floor_g2h(struct floor *f, const char *host_path, unsigned n, size_t messag
 		fd[i] = host_connect(host_path, NULL);
 	for (unsigned i = 0; f->relay.pid == 0; i = (i + 1) % n) {
 		wait_while(f, MIDDLE, f->kick, 0);
-		size_t there = f->mem->filled - f->mem->taken;
-		size_t most = HF_MIN(message, sizeof(memory));
-		ssize_t k = write(fd[i], memory, HF_MIN(most, there));
+		size_t there = f->mem->filled - f->mem->taken,
+		       at = f->mem->taken % HF_MIN((size_t)n * WINDOW, sizeof(memory) / 2);
+		size_t most = HF_MIN(message, sizeof(memory) / 2);
+		ssize_t k = write(fd[i], memory + at, HF_MIN(most, there));
 		if (k <= 0)
 			exit(EXIT_SUCCESS);
 		f->mem->taken += (uint64_t)k;

@@ -143,6 +143,7 @@ static void echo(int listener, struct host_counts *counts)
 static void source(
 	const char *path, const char *line, unsigned n, size_t message, struct host_counts *counts)
 {
+	memset(buf, 1, sizeof(buf)); /* else all of it would be the one page of zeros */
 	int ep = epoll_create1(EPOLL_CLOEXEC), fd = -1;
 	ssize_t k;
 	for (unsigned i = 0; i < n; i++) {
