@@ -17,12 +17,16 @@
  * end of the host's data is reported after the last byte was sent (D5.5).
  *
  * Credit. What the guest may send is bounded by bytes that the host has not taken (rx_cnt - fwd_cnt
- * <= buf_alloc), whatever was announced. Counters are 64 bits wide; the wire has the low 32.
+ * <= buf_alloc), whatever was announced. Counters are 64 bits wide; the wire has the low 32. A new
+ * stream is told of VSK_WINDOW_FIRST only: many that send at once stay within the cache then. One
+ * that sends while few others do is told of all. What was told is not taken back, since Linux
+ * counts that wrong; and a message may need all from the start.
  */
 #include "vsock/vsock_internal.h"
 #include <errno.h>
 
 #define PORT_TRIES  64    /* host ports tried for one vsk_connect() */
+#define CROWD       4     /* so many may send at once with all of their windows */
 #define SEGMENT_MIN 1024u /* D4.10: less credit than this is not worth a packet */
 
 static const char *const state_names[] = { "free", "dialling", "asking", "open", "closed" };
@@ -221,6 +225,14 @@ static void data_refresh(struct vsk *v, struct vsk_conn *c)
 	}
 }
 
+/* A guest that has sent little beside these bytes of the connection may send all of the buffer. */
+static void widen(const struct vsk *v, struct vsk_conn *c, uint32_t bytes)
+{
+	uint32_t all = (uint32_t)v->stats.rx_bytes - c->begun;
+	c->begun += all;
+	c->first &= all / CROWD > bytes;
+}
+
 /* D4.7: tells the guest of room before it runs dry. The measure is what was announced, and the
  * guest's own buffer where that is smaller, because Linux limits its credit to it (D4.9). With a
  * message half sent the guest may need every byte of it: the host takes only whole ones. And so may
@@ -228,7 +240,7 @@ static void data_refresh(struct vsk *v, struct vsk_conn *c)
  * which counts in that as well, may have grown by little when nothing else will. */
 static void credit_refresh(struct vsk *v, struct vsk_conn *c)
 {
-	uint32_t window = HF_MIN(c->buf_alloc, c->peer_buf_alloc);
+	uint32_t window = HF_MIN(c->first ? VSK_WINDOW_FIRST : c->buf_alloc, c->peer_buf_alloc);
 	uint32_t untold = vsk_taken(c) - c->announced;
 	bool all = c->rx_mid;
 	if (vsk_is_relayed(c)) {
@@ -238,8 +250,10 @@ static void credit_refresh(struct vsk *v, struct vsk_conn *c)
 		       HF_MIN(c->announced_buf, c->peer_buf_alloc);
 	}
 	if (c->state == VSK_OPEN && !(c->guest_shut & VSK_SHUT_SEND) &&
-		untold > (all ? 0 : window / 4) && !(c->ctl & VSK_CTL_CREDIT_UPDATE))
+		untold > (all ? 0 : window / 4) && !(c->ctl & VSK_CTL_CREDIT_UPDATE)) {
+		widen(v, c, untold);
 		vsk_conn_ctl(v, c, VSK_CTL_CREDIT_UPDATE);
+	}
 }
 
 /* ---- birth and end ---- */
@@ -261,6 +275,8 @@ struct vsk_conn *vsk_conn_new(struct vsk *v, uint16_t type, uint32_t peer_cid, u
 		.type = type,
 		.state = (uint8_t)state,
 		.buf_alloc = v->cfg.buf_alloc,
+		.begun = (uint32_t)v->stats.rx_bytes,
+		.first = type == VSK_TYPE_STREAM && v->cfg.buf_alloc > VSK_WINDOW_FIRST,
 		.held_by_device = true,
 	};
 	hf_list_init(&c->ctl_node);
@@ -789,6 +805,7 @@ void vsk_relay(struct vsk *v, struct vsk_conn *c, const struct vsk_conn *far, bo
 	uint32_t in_flight = (uint32_t)far->tx_cnt - far->peer_fwd_cnt;
 	uint32_t more = far->peer_fwd_cnt - c->far_fwd;
 	c->relayed = true;
+	c->first = false;
 	c->far_buf = far->peer_buf_alloc;
 	c->far_tx = (uint32_t)far->tx_cnt;
 	if (in_flight <= INT32_MAX && more <= INT32_MAX)

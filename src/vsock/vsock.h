@@ -78,6 +78,7 @@
 #define VSK_PAYLOAD_MAX   (64u << 10) /* per packet, either way (D2.8) */
 #define VSK_CID_HOST      2u
 #define VSK_BUF_MAX       (4u << 20)  /* most that vsk_config.buf_alloc may be */
+#define VSK_WINDOW_FIRST  (64u << 10) /* of it a new stream is granted */
 #define VSK_MSGS_MAX      65536u      /* whole messages of a guest that the host has not taken */
 #define VSK_RST_MAX       128         /* waiting RSTs for flows that are not known */
 #define VSK_CONNECT_US    2000000u    /* RESPONSE or RST within this, either way (D5.10) */
@@ -146,7 +147,8 @@ struct vsk_conn {
 	uint64_t rx_cnt;    /* guest to host: received, and of these ... */
 	uint64_t fwd_cnt;   /* ... taken by the host */
 	uint32_t announced; /* fwd_cnt as the guest was last told */
-	uint32_t buf_alloc; /* what we grant the guest */
+	uint32_t buf_alloc; /* what we grant the guest, when it has all */
+	uint32_t begun;     /* low bits of what the whole guest had sent when this was last told */
 	/* Relayed: what the guest at the other end grants, what it was given and what it has taken,
 	 * and what we made of it when we last told ours. */
 	uint32_t far_buf, far_tx, far_fwd, announced_buf;
@@ -164,7 +166,8 @@ struct vsk_conn {
 	bool asked;                    /* CREDIT_REQUEST sent since the guest last gave room */
 	bool rx_mid, tx_mid;           /* SEQPACKET: a message has begun and not ended */
 	bool request_sent, linked, held_by_device, unclaimed;
-	bool relayed; /* the guest's credit is a sibling's: vsk_relay() */
+	bool relayed : 1; /* the guest's credit is a sibling's: vsk_relay() */
+	bool first : 1;   /* the guest is granted VSK_WINDOW_FIRST */
 };
 
 /* Payload of the guest that the host has not taken: the length of the device's ring. */
@@ -188,7 +191,9 @@ static inline uint32_t vsk_taken(const struct vsk_conn *c)
 static inline uint32_t vsk_grant(const struct vsk_conn *c)
 {
 	uint64_t held = c->buf_alloc + (uint64_t)(c->far_tx - c->far_fwd);
-	return vsk_is_relayed(c) ? (uint32_t)HF_MIN(held, (uint64_t)c->far_buf) : c->buf_alloc;
+	if (vsk_is_relayed(c))
+		return (uint32_t)HF_MIN(held, (uint64_t)c->far_buf);
+	return c->first ? VSK_WINDOW_FIRST : c->buf_alloc;
 }
 
 /* Bytes that the guest may send, were it told now. */

@@ -444,8 +444,8 @@ static void test_credit_of_a_large_sibling(void **state)
 	assert_int_equal(vsk_guest_room(c), BUF);
 }
 
-/* D4.9: a guest whose own buffer is smaller than its sibling's has used up its room long before what
- * it was told; from then on every byte is told. */
+/* D4.9: a guest whose own buffer is smaller than its sibling's has used up its room long before
+ * what it was told; from then on every byte is told. */
 static void test_credit_of_a_small_guest_to_a_sibling(void **state)
 {
 	(void)state;
@@ -746,6 +746,44 @@ static void test_guest_credit_at_the_limit_and_past_it(void **state)
 	expect_closed(&g, VSK_WHY_OVERRUN);
 	expect_op(&g, VSK_OP_RST);
 	assert_int_equal(g.v.stats.overruns, 1);
+}
+
+/* One packet of a stream, taken by the host; returns what the guest is granted then. */
+static uint32_t sends_first_window(struct rig *g, struct vsk_conn *c)
+{
+	g->p.src_port = c->guest_port;
+	guest(g, VSK_OP_RW, VSK_WINDOW_FIRST, 0);
+	assert_int_equal(g->ev.kind, VSK_EV_DATA);
+	took(g, c, VSK_WINDOW_FIRST);
+	expect_op(g, VSK_OP_CREDIT_UPDATE);
+	assert_int_equal(g->sent.fwd_cnt, (uint32_t)c->fwd_cnt);
+	return g->sent.buf_alloc;
+}
+
+static void test_streams_of_a_crowd_have_small_windows(void **state)
+{
+	(void)state;
+	struct rig g;
+	struct vsk_conn *c[5]; /* four may send at once with all of the buffer */
+	rig_init(&g);
+	g.v.cfg.buf_alloc = VSK_BUF_MAX;
+	for (uint32_t i = 0; i < 5; i++) {
+		g.p.src_port = GPORT + i;
+		c[i] = guest_opens(&g);
+		assert_int_equal(g.sent.buf_alloc, VSK_WINDOW_FIRST); /* D5.2 */
+	}
+	for (int turn = 0; turn < 3; turn++) {
+		for (int i = 0; i < 4; i++)
+			assert_int_equal(sends_first_window(&g, c[i]), VSK_BUF_MAX);
+		assert_int_equal(sends_first_window(&g, c[4]), VSK_WINDOW_FIRST);
+	}
+	assert_int_equal(sends_first_window(&g, c[4]), VSK_BUF_MAX);
+	assert_int_equal(sends_first_window(&g, c[4]), VSK_BUF_MAX); /* D4.6: for good */
+	g.p.src_port = GPORT + 5;
+	g.p.type = VSK_TYPE_SEQPACKET;
+	g.v.cfg.features = VSK_F_SEQPACKET;
+	(void)guest_opens(&g);
+	assert_int_equal(g.sent.buf_alloc, VSK_BUF_MAX); /* a message may be as long */
 }
 
 static void test_payload_limit_per_packet(void **state)
@@ -1397,6 +1435,7 @@ int main(void)
 		cmocka_unit_test(test_payload_limit_per_packet),
 		cmocka_unit_test(test_updates_compare_with_what_was_announced),
 		cmocka_unit_test(test_updates_follow_a_small_guest_buffer),
+		cmocka_unit_test(test_streams_of_a_crowd_have_small_windows),
 		cmocka_unit_test(test_payload_carries_credit),
 		cmocka_unit_test(test_control_packets_cost_no_credit),
 		cmocka_unit_test(test_each_flow_has_its_own_count),
