@@ -23,7 +23,8 @@ def skip(reason):
 
 
 def prepare():
-    """Name spaces of our own, so that nothing of this machine's cgroups and mounts changes."""
+    """Name spaces of our own, so that nothing of this machine's cgroups, mounts and adapters changes, and that what a test
+    that was killed has left there is in nobody's way."""
     if os.geteuid() != 0:
         skip("needs root")
     for program in ("crun", "busybox"):
@@ -32,6 +33,8 @@ def prepare():
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(0x00020000) or libc.mount(b"none", b"/", None, 0x44000, None):
         skip("no mount name space of our own: " + os.strerror(ctypes.get_errno()))
+    if libc.unshare(0x40000000) or libc.mount(b"none", b"/sys", b"sysfs", 0, None):
+        skip("no network name space of our own: " + os.strerror(ctypes.get_errno()))
     libc.umount2(b"/sys/fs/cgroup", 2)
     libc.mount(b"none", b"/sys/fs/cgroup", b"cgroup2", 0, None)
     if not os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
