@@ -20,7 +20,7 @@ NOTIFICATION, ACKNOWLEDGE, OOM = 0x30100101, 0x3F000101, 0x3F000201
 NOT_IMPL, FAIL, NOT_FOUND = 0x80004001, 0x80004005, 0x80070490
 TIMEOUT, VERSION, BAD_JSON, NO_SYSTEM, EXISTS, STOPPED, BAD_STATE = \
     0xC0370109, 0xC037010C, 0xC037010D, 0xC037010E, 0xC037010F, 0xC0370110, 0x80370105
-DEADLINE = 10
+DEADLINE = float(os.environ.get("HOLDFAST_TEST_DEADLINE", "60"))  # of one wait, in seconds
 
 
 class Closed(Exception):
@@ -175,9 +175,19 @@ class World:
         self.ports = {}
         self.killed, self.may_crash = 0, False  # by the test
         self.log = open(os.path.join(folder, "agent.log"), "ab")
+        self.start(agent, "-v4", "-loglevel", "trace", *flags)
+
+    def start(self, program, *flags, **kwargs):
         self.agent = subprocess.Popen(
-            [agent, "--transport", f"unix:{self.base}", "-state", os.path.join(folder, "state"),
-             "-v4", "-loglevel", "trace", *flags], stdin=subprocess.DEVNULL, stderr=self.log)
+            [program, "--transport", f"unix:{self.base}", "-state", os.path.join(self.folder, "state"), *flags],
+            **{"stdin": subprocess.DEVNULL, "stderr": self.log, **kwargs})
+
+    def end(self):
+        """The agent ends, and well; nothing of it is left where the next one's connections are accepted."""
+        conn = self.bridge_port.accept()  # it is up, and while it has this one it does not dial again
+        self.agent.terminate()
+        assert self.agent.wait(DEADLINE) == 0
+        conn.close()
 
     def pid(self):
         """The agent itself: the keeper's child."""
@@ -235,8 +245,18 @@ def comm(pid):
 def eventually(what, test, deadline=DEADLINE):
     end = time.monotonic() + deadline
     while not test():
-        assert time.monotonic() < end, f"not within {deadline} s: {what}"
+        assert time.monotonic() < end, f"not within {deadline:g} s: {what}"
         time.sleep(0.005)
+
+
+def until(path, code=0):
+    """A command that ends when the file is there."""
+    return ["/bin/sh", "-c", f"while ! [ -e {path} ]; do sleep 0.01; done; exit {code}"]
+
+
+def touch(*path):
+    with open(os.path.join(*path), "w"):
+        pass
 
 
 def execute(bridge, args, container=UVM, ports=(0, 0, 0), tokens=None, ident=None, **params):

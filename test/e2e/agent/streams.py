@@ -5,7 +5,7 @@ import socket
 import struct
 import threading
 
-from host import Closed, Port, read_exactly
+from host import DEADLINE, Closed, Port, read_exactly
 
 HELLO, FRAME = struct.Struct("<4sHH16sQQII"), struct.Struct("<BBHIQ")
 DATA, ACK, END, RESET, FIN = range(1, 6)
@@ -33,11 +33,11 @@ class Stream:
 class Acceptor(threading.Thread):
     """Accepts every connection of a port; cuts each after a random number of bytes while told to."""
 
-    def __init__(self, base, port, seed=0):
+    def __init__(self, base, port, *streams, seed=0):
         super().__init__(daemon=True)
         self.port = Port(base, port)
         self.port.sock.settimeout(None)
-        self.streams = {}
+        self.streams = {s.token: s for s in streams}  # known before anybody connects
         self.random = random.Random(seed)
         self.cut_after = None     # at most so many bytes per connection
         self.paused = False       # take nothing: the window must stop the guest
@@ -51,9 +51,9 @@ class Acceptor(threading.Thread):
             self.streams[stream.token] = stream
         return stream
 
-    def wait(self, what, test, deadline=20):
+    def wait(self, what, test, deadline=DEADLINE):
         with self.changed:
-            assert self.changed.wait_for(test, deadline), f"not within {deadline} s: {what}"
+            assert self.changed.wait_for(test, deadline), f"not within {deadline:g} s: {what}"
 
     def cut(self):
         """Closes the current connections at once."""
@@ -67,7 +67,7 @@ class Acceptor(threading.Thread):
                 conn, _ = self.port.sock.accept()
             except OSError:
                 return
-            conn.settimeout(20)
+            conn.settimeout(DEADLINE)
             threading.Thread(target=self.serve, args=(conn,), daemon=True).start()
 
     def serve(self, conn):
@@ -162,7 +162,7 @@ class Acceptor(threading.Thread):
                 while at < len(stream.output):
                     n = min(1000, len(stream.output) - at)
                     with self.changed:
-                        self.changed.wait_for(lambda: stream.acked + limit_size >= at + n, 20)
+                        self.changed.wait_for(lambda: stream.acked + limit_size >= at + n, DEADLINE)
                     conn.sendall(FRAME.pack(DATA, 0, 0, n, at) + stream.output[at:at + n])
                     at += n
                 if stream.ends:
