@@ -14,6 +14,7 @@ import threading
 from world import Skip
 
 HOST_IP = "10.99.0.1"
+FRAMES = 512  # that wait for a guest which is busy; what is lost costs TCP seconds, of the ten that a test's step has
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 2, 0x1000
 
 
@@ -37,6 +38,8 @@ class Hub:
             raise Skip(f"/dev/net/tun: {error.strerror}; run as root") from None
         for command in "link set lo up", f"addr add {HOST_IP}/24 dev tap0", "link set tap0 up":
             subprocess.run(["ip", *command.split()], check=True)
+        with open("/proc/sys/net/unix/max_dgram_qlen", "w", encoding="ascii") as limit:  # of this namespace
+            limit.write(str(FRAMES))
         self.ports = []
         threading.Thread(target=self._forward, daemon=True).start()
 
