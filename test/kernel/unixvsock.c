@@ -5,8 +5,8 @@
  *
  * A socket of AF_VSOCK is a Unix socket of the same type. listen(2) listens at UDS_<port>; accept(2) takes the caller's CID and
  * port from the name that holdfastd gives its end; connect(2) to the guest's CID connects to UDS, for SOCK_SEQPACKET to
- * UDS.seqpacket, says "CONNECT <port>" and awaits "OK". Everything else is done by the Unix socket itself, and what a Unix socket cannot do fails, but for two things
- * that are remembered and given back: the port of bind(2), and the sizes of SO_VM_SOCKETS_BUFFER_*.
+ * UDS.seqpacket, says "CONNECT <port>" and awaits "OK". Everything else is done by the Unix socket itself, and what a Unix socket cannot do fails, but for
+ * what is remembered and given back, the port of bind(2) and the sizes of SO_VM_SOCKETS_BUFFER_*, and for poll(2), which heeds SO_RCVLOWAT.
  *
  * The environment has HF_UDS, the path of uds-path, and HF_CID, the guest's CID.
  */
@@ -14,13 +14,16 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/vm_sockets.h>
@@ -239,4 +242,44 @@ int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
 		return REAL(getsockopt)(fd, level, name, value, len);
 	memcpy(value, &v->options[name], *len);
 	return 0;
+}
+
+/* It is readable, but not by SO_RCVLOWAT, which recv(2) of a Unix socket heeds and poll(2) does not. */
+static bool starves(int fd)
+{
+	struct pollfd ended = {.fd = fd, .events = POLLRDHUP};
+	int lowat, have;
+	socklen_t len = sizeof(lowat);
+
+	return of(fd) && !of(fd)->listening && REAL(poll)(&ended, 1, 0) == 0 &&
+	       REAL(getsockopt)(fd, SOL_SOCKET, SO_RCVLOWAT, &lowat, &len) == 0 && ioctl(fd, FIONREAD, &have) == 0 && have < lowat;
+}
+
+static long long now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+int poll(struct pollfd *fds, nfds_t n, int timeout)
+{
+	for (long long until = now_ms() + timeout;;) {
+		long long left = until - now_ms();
+		int r = REAL(poll)(fds, n, timeout < 0 ? -1 : left > 0 ? (int)left : 0);
+		bool any = false;
+
+		for (nfds_t i = 0; i < n && r > 0; i++) {
+			if (!(fds[i].revents & POLLIN) || !starves(fds[i].fd))
+				continue;
+			fds[i].revents &= ~(POLLIN | POLLRDNORM);
+			any |= fds[i].revents == 0 && r-- == 1;
+		}
+		if (!any)
+			return r;
+		if (timeout >= 0 && left <= 0)
+			return 0;
+		usleep(1000);
+	}
 }
