@@ -43,7 +43,7 @@ static struct iovec iovs[2 * VQ_CHAIN_IOV_MAX], rx_iovs[2 * VQ_CHAIN_IOV_MAX];
 static bool notify(struct dev_vm *vm, struct dev_queue *q)
 {
 	static const uint64_t one = 1;
-	if (!vq_must_notify(&q->vq) || q->call < 0)
+	if (q->call < 0 || !vq_must_notify(&q->vq)) /* with a descriptor it is decided */
 		return false;
 	if (write(q->call, &one, sizeof(one)) < 0 && errno != EAGAIN) {
 		hf_warn("vm %s: cannot notify the guest: %s", vm->opt->name, strerror(errno));

@@ -125,7 +125,8 @@ static void interrupted(struct dev_vm *vm)
 	drop_all(vm, true);
 	dev_inflight_reset(vm);
 	vsk_transport_reset(&vm->vsk, vm->loop->now_us, own_event);
-	vm->stranger = !own_event; /* the event queue may still come */
+	vm->stranger = !own_event;          /* the event queue may still come */
+	vm->q[DEV_EVENT].ready = own_event; /* it may have gone on, and have buffers */
 }
 
 /* Applications go on. What they left for others, and nobody came for, is void from now on. */
@@ -274,7 +275,8 @@ static bool run_rings(struct dev_vm *vm)
 {
 	bool more;
 	struct vsk_stats *now = &vm->vsk.stats, before = *now;
-	if (vm->q[DEV_EVENT].ready && vq_started(&vm->q[DEV_EVENT].vq))
+	struct dev_queue *events = &vm->q[DEV_EVENT];
+	if (events->ready && vq_started(&events->vq))
 		dev_ring_event(vm);
 	for (int i = 0; i < ROUNDS; i++) {
 		more = run_data(vm);
@@ -285,7 +287,7 @@ static bool run_rings(struct dev_vm *vm)
 	}
 	if (vm->urgent && now->tx_bytes - before.tx_bytes < STREAMS)
 		dev_ring_tell(vm);
-	return more && vm->running;
+	return vm->running && (more || (events->ready && vq_started(&events->vq)));
 }
 
 /* Who is spoken to may answer soon. But where a guest pours out bytes, the host application is who
