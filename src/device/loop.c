@@ -14,6 +14,7 @@
 #define POLL_MIN_US     8u     /* the first step from nothing */
 #define POLL_WORTH      3u     /* a wait of so many times the longest look */
 #define POLL_GAP_US     200u   /* between two looks: somebody else needs the processor */
+#define REST_US         1000u  /* the owner is asked so often where there are always events */
 #define PAUSE_MIN_US    10000u /* no look for so long after that, and longer the next time */
 #define PAUSE_MAX_US    1000000u
 
@@ -67,9 +68,13 @@ static int await(struct dev_loop *l, struct epoll_event *ev, uint64_t next_us)
 	int n = 0;
 	if (poll && l->poll_us > 0)
 		n = look(l, ev, HF_MIN(next_us, began_us + l->poll_us), &found);
-	if (n == 0 && !found) {
+	bool sleeps = n == 0 && !found;
+	if (sleeps || l->now_us - l->rested_us >= REST_US) {
+		l->rested_us = l->now_us;
 		if (l->on_rest && l->on_rest(l->owner))
 			next_us = 0;
+	}
+	if (sleeps) {
 		n = epoll_wait(l->epfd, ev, EVENTS_PER_TURN, timeout_ms(l, next_us));
 		l->now_us = hf_now_us();
 	}

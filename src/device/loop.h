@@ -66,13 +66,15 @@ struct dev_loop {
 	uint32_t poll_us;     /* as it is now */
 	uint32_t pause_us;    /* of the last pause, a little less with each wait */
 	uint64_t paused_until_us;
-	bool brisk; /* the owner's last turn awaits an answer soon */
+	uint64_t rested_us; /* it asked on_rest last */
+	bool brisk;         /* the owner's last turn awaits an answer soon */
 	void *owner;
 	void (*on_event)(void *owner, struct dev_tag tag, uint32_t events);
 	/* Returns the time (us) of the next call at the latest; 0: at once; UINT64_MAX: none. */
 	uint64_t (*on_turn)(void *owner);
 	/* NULL, or: has something happened that no descriptor tells? Asked while it looks for
-	 * events; and before it sleeps, when a descriptor will tell of it from then on. */
+	 * events; and before it sleeps, or should have long ago, when a descriptor will tell of
+	 * it from then on. */
 	bool (*on_look)(void *owner);
 	bool (*on_rest)(void *owner);
 	int dropped[DEV_DROPS_MAX];
