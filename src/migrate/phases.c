@@ -24,7 +24,7 @@ static const struct {
 	[MIG_QUIESCE] = { "quiesce", 2000, 5000 },
 	[MIG_SAVE] = { "save", 5000, 0 },
 	[MIG_LOAD] = { "load", 5000, 5000 },
-	[MIG_SWITCHOVER] = { "switchover", 30000, 0 },
+	[MIG_SWITCHOVER] = { "switchover", 30000, 10000 },
 	[MIG_COMMIT] = { "commit", 10000, 0 },
 };
 

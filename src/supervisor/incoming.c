@@ -20,6 +20,7 @@
 #include <sys/mman.h>
 
 #define COMMIT_WAIT_MS 5000
+#define ABORT_WAIT_MS  2000
 
 static const char device_gone[] = "the destination's holdfastd is gone";
 
@@ -32,7 +33,7 @@ struct incoming {
 	bool committing, going, resumed, wants_commit, probed;
 	bool in_stream; /* the device's record comes in QEMU's stream: claimed when the guest runs
 			 */
-	bool claiming;
+	bool claiming, aborting;
 	uint64_t resumed_us, alive_us, negotiated_us;
 	uv_timer_t timer;
 };
@@ -441,8 +442,8 @@ static void on_discarded(void *ctx, const struct hf_err *err, json_t *msg, int *
 static void do_unload(struct incoming *in, json_t *args, struct hf_err *reterr)
 {
 	(void)args;
-	if (in->resumed) {
-		hf_err_set(reterr, -EBUSY, "unload: the guest runs here");
+	if (in->going) {
+		hf_err_set(reterr, -EBUSY, "unload: the guest may run here; abort asks");
 		return;
 	}
 	session_close(in->sup);
@@ -616,15 +617,46 @@ void incoming_on_qemu(struct sup *sup, const char *event, json_t *data)
 		resumed(in);
 }
 
-static void do_abort(struct incoming *in, json_t *args, struct hf_err *reterr)
+/* Ended before it is answered: who hears of it may let the guest run on where it was. */
+static void end_or_refuse(struct incoming *in)
 {
-	(void)args;
+	in->aborting = false;
+	(void)uv_timer_stop(&in->timer); /* cannot fail */
 	if (in->resumed) {
-		hf_err_set(reterr, -EBUSY, "abort: the guest runs here");
+		answer(in, json_pack("{s:b}", "runs", 1), NULL);
 		return;
 	}
+	machine_kill(in->sup);
 	answer(in, NULL, NULL);
 	give_up(in->sup, "the migration was given up by its source");
+}
+
+static void on_abort_status(void *ctx, const struct hf_err *err, json_t *result)
+{
+	struct incoming *in = ((struct sup *)ctx)->incoming;
+	(void)err, (void)result; /* what counts is the event RESUME, which comes before it */
+	if (in && in->aborting)
+		end_or_refuse(in);
+}
+
+static void on_abort_timeout(uv_timer_t *h)
+{
+	end_or_refuse(h->data);
+}
+
+/* After `go` the guest may have come to life, and we have not read it yet: QEMU is asked; not for
+ * long, for it may be QEMU that hangs. */
+static void do_abort(struct incoming *in, json_t *args, struct hf_err *reterr)
+{
+	struct sup *sup = in->sup;
+	(void)args, (void)reterr;
+	if (!in->going || !sup->mon) {
+		end_or_refuse(in);
+		return;
+	}
+	in->aborting = true;
+	(void)uv_timer_start(&in->timer, on_abort_timeout, ABORT_WAIT_MS, 0); /* cannot fail */
+	monitor_call(sup->mon, "query-status", NULL, on_abort_status, sup);
 }
 
 void incoming_client_gone(struct sup *sup, struct client *c)

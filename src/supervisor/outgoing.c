@@ -40,6 +40,7 @@ struct outgoing {
 	json_int_t timeout_s; /* from the beginning until then */
 	bool in_stream;       /* the device's record goes in QEMU's stream */
 	bool continued;       /* from here on QEMU says what becomes of it */
+	bool fenced;          /* the destination has ended: it never runs the guest */
 	uint64_t progress_ms;
 
 	struct cargo cargo;
@@ -300,11 +301,13 @@ void outgoing_on_qemu(struct sup *sup, const char *event, json_t *data)
 	if (strcmp(event, "MIGRATION") != 0 || !status)
 		return;
 	progress(o, status, NULL);
+	if (o->mig.course != MIG_FORWARD)
+		return; /* the undos ask */
 	if (!strcmp(status, "pre-switchover"))
 		done(o, MIG_PRECOPY);
 	else if (!strcmp(status, "completed"))
 		done(o, MIG_SWITCHOVER);
-	else if (!strcmp(status, "failed") && o->mig.course == MIG_FORWARD)
+	else if (!strcmp(status, "failed"))
 		monitor_call(sup->mon, "query-migrate", NULL, on_failure_reason, sup);
 }
 
@@ -548,8 +551,25 @@ static void on_source_status(void *ctx, const struct hf_err *err, json_t *result
 	}
 }
 
+/* Once QEMU has the word the destination is ended before anything else is undone: the guest may
+ * come to life there at any moment. Does it live there already, it has moved. */
+static void on_fenced(void *ctx, const struct hf_err *err, json_t *answer, int *fd)
+{
+	struct outgoing *o = ctx;
+	(void)fd;
+	if (o->mig.course != MIG_BACK || o->mig.phase != MIG_SWITCHOVER)
+		return;
+	if (json_is_true(json_object_get(answer, "runs"))) {
+		mig_moved(&o->mig, now_ms(o));
+		drive(o);
+		return;
+	}
+	o->fenced = !err; /* else QEMU's word counts: see on_given_up() */
+	done(o, MIG_SWITCHOVER);
+}
+
 /* A migration that is being given up may be completed in that very moment: then the guest is there,
- * and must never be told to go on here. */
+ * and must never be told to go on here; unless the destination was ended before. */
 static void on_given_up(void *ctx, const struct hf_err *err, json_t *result)
 {
 	struct outgoing *o = current(ctx);
@@ -557,11 +577,11 @@ static void on_given_up(void *ctx, const struct hf_err *err, json_t *result)
 	if (!o || o->mig.course != MIG_BACK || o->mig.phase != MIG_PRECOPY || err)
 		return;
 	bool completed = status && !strcmp(status, "completed");
-	if (completed && o->continued) { /* else it is the one by which the VM came here */
+	if (completed && o->continued && !o->fenced) {
 		mig_moved(&o->mig, now_ms(o));
 		drive(o);
 	} else if (!status || completed || !strcmp(status, "cancelled") ||
-		   !strcmp(status, "failed")) {
+		   !strcmp(status, "failed")) { /* completed: or the VM came here by that one */
 		monitor_call(o->sup->mon, "query-status", NULL, on_source_status, o->sup);
 	} /* else the next tick asks again */
 }
@@ -572,6 +592,12 @@ static void undo(struct outgoing *o, enum mig_phase phase)
 	progress(o, "undo", NULL);
 	cargo_stop(&o->cargo);
 	switch (phase) {
+	case MIG_SWITCHOVER:
+		if (o->peer && o->continued)
+			rpc_call(o->peer, "incoming-abort", NULL, -1, on_fenced, o);
+		else
+			done(o, phase);
+		break;
 	case MIG_PREPARE:
 	case MIG_LOAD:
 		if (o->peer)

@@ -115,12 +115,15 @@ class Between(Tap):
         Lines(path).close()
         super().__init__(path, command, act, late)
 
-    def machine(self):
+    def status(self):
         lines = Lines(self.real, 5)
         lines.send({"id": 1, "cmd": "status"})
         answer = lines.receive(5)
         lines.close()
-        return answer["machine"]
+        return answer
+
+    def machine(self):
+        return self.status()["machine"]
 
     def gone(self):
         """After a migration that has failed."""
