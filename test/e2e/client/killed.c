@@ -3,8 +3,8 @@
  * killed.c - libholdfast and the real agent, over Unix sockets instead of a virtual machine.
  *
  * usage: killed AGENT		runs the tests
- *        killed --child DIR RAMP	one life of an application: it runs `cat` in the guest, feeds
- * it a ramp of prime length and writes what comes back to DIR/output
+ *        killed --child DIR RAMP	one life of an application: it runs `cat` in the guest,
+ * feeds it a ramp of prime length and writes what comes back to DIR/output
  *
  * The parent kills the child with SIGKILL again and again. At the end the output is the ramp, byte
  * for byte, and the command was started once.
@@ -24,8 +24,9 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#define WINDOW (64u << 10)
-#define KILLS  60u /* at most; the child then lives as long as it needs */
+#define WINDOW      (64u << 10)
+#define KILLS       60u   /* at most; the child then lives as long as it needs */
+#define DEADLINE_MS 60000 /* a stall is for ever, and a busy machine is none */
 
 #define CHECK(cond)                                                                                \
 	do {                                                                                       \
@@ -250,7 +251,7 @@ static void app_step(struct app *a, int64_t deadline_ms)
 static int child(const char *dir)
 {
 	struct app a;
-	int64_t deadline = now_ms() + 30000;
+	int64_t deadline = now_ms() + DEADLINE_MS;
 	app_open(&a, dir);
 	while (!(a.exited && a.in_over && (a.out_over || a.out_ended)))
 		app_step(&a, deadline);
@@ -347,7 +348,7 @@ static void test_killed(
 static void test_agent_restarted(const char *agent, const char *dir)
 {
 	struct app a;
-	int64_t deadline = now_ms() + 10000;
+	int64_t deadline = now_ms() + DEADLINE_MS;
 	pid_t guest = spawn_agent(agent, dir);
 	ramp = UINT32_MAX;
 	app_open(&a, dir);
