@@ -820,8 +820,9 @@ void vsk_relay(struct vsk *v, struct vsk_conn *c, const struct vsk_conn *far, bo
 void vsk_unrelay(struct vsk *v, struct vsk_conn *c, uint32_t given)
 {
 	hf_assert(given <= vsk_unread(c));
-	c->relayed = false;
 	c->fwd_cnt += given;
+	c->buf_alloc = vsk_buf_alone(c, vsk_unread(c));
+	c->relayed = false;
 	if (c->state == VSK_OPEN)
 		vsk_conn_ctl(v, c, VSK_CTL_CREDIT_UPDATE);
 }

@@ -224,7 +224,8 @@ void vsk_save_conn(struct vsk_save *s, const struct vsk_conn *c, bool keep,
 	/* What a sibling was given of a message counts as taken: the rest goes on as one. */
 	le64_to(b + CONN_FWD, s->takeover ? c->fwd_cnt : c->rx_cnt - n_host);
 	le32_to(b + CONN_ANNOUNCED, c->announced);
-	le32_to(b + CONN_BUF_ALLOC, c->buf_alloc);
+	le32_to(b + CONN_BUF_ALLOC,
+		s->takeover ? c->buf_alloc : vsk_buf_alone(c, (uint32_t)n_host));
 	le32_to(b + CONN_PEER_BUF_ALLOC, c->peer_buf_alloc);
 	le32_to(b + CONN_PEER_FWD, c->peer_fwd_cnt);
 	le16_to(b + CONN_TYPE, c->type);

@@ -177,20 +177,32 @@ static inline uint32_t vsk_unread(const struct vsk_conn *c)
 }
 
 /* fwd_cnt and buf_alloc as the guest is told them: our own, or those of a sibling's socket as far
- * as what it has not been given fits into the device. */
+ * as what it has not been given fits into the device.
+ *
+ * A message waits in the device until it is whole, and the guest's kernel refuses one that is
+ * longer than buf_alloc: so that is never more than the device can hold. What a sibling with a
+ * larger buffer has been given counts as taken instead, which sums up to the same room. */
 static inline bool vsk_is_relayed(const struct vsk_conn *c)
 {
 	return c->relayed && !(c->host_shut & VSK_SHUT_RCV); /* else all counts as taken */
 }
 
+static inline bool vsk_has_messages(const struct vsk_conn *c)
+{
+	return c->type == VSK_TYPE_SEQPACKET;
+}
+
 static inline uint32_t vsk_taken(const struct vsk_conn *c)
 {
-	return vsk_is_relayed(c) ? c->far_fwd : (uint32_t)c->fwd_cnt;
+	uint32_t beyond = c->far_buf - HF_MIN(c->far_buf, c->buf_alloc);
+	if (!vsk_is_relayed(c))
+		return (uint32_t)c->fwd_cnt;
+	return c->far_fwd + (vsk_has_messages(c) ? HF_MIN(c->far_tx - c->far_fwd, beyond) : 0);
 }
 
 static inline uint32_t vsk_grant(const struct vsk_conn *c)
 {
-	uint64_t held = c->buf_alloc + (uint64_t)(c->far_tx - c->far_fwd);
+	uint64_t held = c->buf_alloc + (uint64_t)(vsk_has_messages(c) ? 0 : c->far_tx - c->far_fwd);
 	if (vsk_is_relayed(c))
 		return (uint32_t)HF_MIN(held, (uint64_t)c->far_buf);
 	return c->first ? VSK_WINDOW_FIRST : c->buf_alloc;
@@ -399,7 +411,8 @@ int vsk_connect_from(struct vsk *v, uint64_t now_us, enum vsk_type type, uint32_
 void vsk_relay(struct vsk *v, struct vsk_conn *c, const struct vsk_conn *far, bool tell);
 
 /* Credit is the device's own again: the sibling is reached in another way from now on. Of the next
- * message it was given `given` bytes, which count as taken: the rest is a message now. */
+ * message it was given `given` bytes, which count as taken: the rest is a message now. Where its
+ * buffer is smaller than the device's, that stays the limit of messages. */
 void vsk_unrelay(struct vsk *v, struct vsk_conn *c, uint32_t given);
 
 /* Asks the guest for its credit, because a sibling asks. */

@@ -31,6 +31,15 @@ void vsk_conn_life(struct vsk *v, struct vsk_conn *c, uint8_t life, uint64_t now
 /* Ends the flow; with `rst` it stays entered until the RST was sent. */
 void vsk_conn_close(struct vsk *v, struct vsk_conn *c, bool rst);
 
+/* buf_alloc of one whose sibling is reached in another way from now on, with `held` bytes for it in
+ * the device: nobody tells how long a message it takes, but it has told. */
+static inline uint32_t vsk_buf_alone(const struct vsk_conn *c, uint32_t held)
+{
+	if (!c->relayed || !vsk_has_messages(c))
+		return c->buf_alloc;
+	return HF_MAX(HF_MIN(c->buf_alloc, c->far_buf), held);
+}
+
 uint32_t vsk_crc32c(uint32_t crc, const void *data, size_t n);
 
 #endif

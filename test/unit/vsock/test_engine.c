@@ -476,6 +476,72 @@ static void test_credit_of_a_small_guest_to_a_sibling(void **state)
 	expect_nothing(&g); /* it has room again */
 }
 
+/* Messages wait in the device until they are whole, so the guest's kernel is to refuse what is
+ * longer than the device can hold (D6.3); but together they may fill the sibling's buffer. */
+static void test_credit_for_messages_of_a_large_sibling(void **state)
+{
+	(void)state;
+	struct rig g;
+	struct vsk_conn *c, far = { .peer_buf_alloc = 5 * BUF / 2 };
+	rig_init(&g);
+	g.v.cfg.features |= VSK_F_SEQPACKET;
+	g.p.dst_cid = 6;
+	g.p.type = VSK_TYPE_SEQPACKET;
+	guest(&g, VSK_OP_REQUEST, 0, 0);
+	c = g.ev.conn;
+	vsk_relay(&g.v, c, &far, false);
+	vsk_dialled(&g.v, c, true);
+	expect_op(&g, VSK_OP_RESPONSE);
+	static const uint32_t sent[] = { BUF, BUF, BUF / 2 };
+	for (size_t i = 0; i < HF_ARRAY_SIZE(sent); i++) {
+		assert_int_equal(g.sent.buf_alloc, BUF);
+		assert_int_equal(vsk_guest_room(c), sent[i]);
+		guest(&g, VSK_OP_RW, sent[i], VSK_MSG_EOM);
+		assert_int_equal(g.ev.kind, VSK_EV_DATA);
+		far.tx_cnt += sent[i]; /* given, and not read there */
+		vsk_relay(&g.v, c, &far, false);
+		vsk_host_took(&g.v, g.now, c, sent[i], &g.ev);
+		if (i < 2)
+			expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	}
+	expect_nothing(&g);
+	assert_int_equal(vsk_guest_room(c), 0);
+	far.peer_fwd_cnt = BUF;
+	vsk_relay(&g.v, c, &far, true);
+	expect_op(&g, VSK_OP_CREDIT_UPDATE);
+	assert_int_equal(g.sent.buf_alloc, BUF);
+	assert_int_equal(g.sent.fwd_cnt, 5 * BUF / 2);
+	assert_int_equal(vsk_guest_room(c), BUF);
+}
+
+/* A sibling that leaves has a smaller buffer than the device: no message may be longer than that
+ * afterwards, either (D6.3). */
+static void test_a_small_sibling_is_reached_in_another_way(void **state)
+{
+	(void)state;
+	static const uint32_t held[] = { 0, BUF / 2 };
+	for (size_t i = 0; i < HF_ARRAY_SIZE(held); i++) {
+		struct rig g;
+		struct vsk_conn *c, far = { .peer_buf_alloc = BUF / 2 };
+		rig_init(&g);
+		g.v.cfg.features |= VSK_F_SEQPACKET;
+		g.p.dst_cid = 6;
+		g.p.type = VSK_TYPE_SEQPACKET;
+		guest(&g, VSK_OP_REQUEST, 0, 0);
+		c = g.ev.conn;
+		vsk_relay(&g.v, c, &far, false);
+		vsk_dialled(&g.v, c, true);
+		expect_op(&g, VSK_OP_RESPONSE);
+		guest(&g, VSK_OP_RW, held[i], VSK_MSG_EOM);
+		far.peer_buf_alloc = BUF / 4; /* its buffer has become smaller */
+		vsk_relay(&g.v, c, &far, false);
+		vsk_unrelay(&g.v, c, 0);
+		expect_op(&g, VSK_OP_CREDIT_UPDATE);
+		assert_int_equal(g.sent.buf_alloc, HF_MAX(BUF / 4, held[i]));
+		assert_int_equal(vsk_guest_room(c), g.sent.buf_alloc - held[i]);
+	}
+}
+
 /* A sibling's question for credit goes to who has it (D4.5). */
 static void test_a_sibling_asks(void **state)
 {
@@ -1419,6 +1485,8 @@ int main(void)
 		cmocka_unit_test(test_a_sibling_is_reached_in_another_way),
 		cmocka_unit_test(test_credit_of_a_large_sibling),
 		cmocka_unit_test(test_credit_of_a_small_guest_to_a_sibling),
+		cmocka_unit_test(test_credit_for_messages_of_a_large_sibling),
+		cmocka_unit_test(test_a_small_sibling_is_reached_in_another_way),
 		cmocka_unit_test(test_a_sibling_asks),
 		cmocka_unit_test(test_a_sibling_calls),
 		cmocka_unit_test(test_spoofed_and_cut_packets_are_dropped),

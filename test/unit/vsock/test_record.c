@@ -786,7 +786,7 @@ static struct vsk_bytes rest_of_a_message(struct rig *a)
 	return rest;
 }
 
-/* It is a message of its own where the guest arrives. */
+/* It is a message of its own where the guest arrives; and none is longer than its sibling takes. */
 static void test_the_rest_of_a_siblings_message_moves(void **state)
 {
 	(void)state;
@@ -797,14 +797,17 @@ static void test_the_rest_of_a_siblings_message_moves(void **state)
 	struct vsk_save s;
 	struct vsk_load l;
 	size_t len;
+	vsk_relay(&a.v, c, &(struct vsk_conn){ .peer_buf_alloc = 200 }, false);
 	vsk_save_begin(&s, &a.v, buf, sizeof(buf));
 	vsk_save_conn(&s, c, true, &rest, &none);
 	assert_int_equal(vsk_save_end(&s, &len), 0);
 	assert_int_equal(vsk_unread(c), 100); /* here it goes on as before */
+	assert_int_equal(c->buf_alloc, a.v.cfg.buf_alloc);
 	rig_init(&b);
 	assert_int_equal(vsk_load_begin(&l, &b.v, 0, buf, len), 0);
 	c = vsk_next(&b.v, NULL);
 	assert_int_equal(vsk_unread(c), 60);
+	assert_int_equal(c->buf_alloc, 200);
 	assert_int_equal(c->fwd_cnt, 40);
 	assert_int_equal(c->msgs, 1);
 	le64_to(buf + 64 + 40, 0); /* as if it had been given nothing */
