@@ -258,6 +258,14 @@ static void credit_refresh(struct vsk *v, struct vsk_conn *c)
 
 /* ---- birth and end ---- */
 
+/* Linux sends without copying only what the room that it was told takes whole: where there is no
+ * crowd, none is kept back. */
+static bool begins_small(const struct vsk *v, uint16_t type)
+{
+	return type == VSK_TYPE_STREAM && v->cfg.buf_alloc > VSK_WINDOW_FIRST &&
+	       v->n_conns >= CROWD;
+}
+
 struct vsk_conn *vsk_conn_new(struct vsk *v, uint16_t type, uint32_t peer_cid, uint32_t host_port,
 	uint32_t guest_port, enum vsk_state state)
 {
@@ -276,7 +284,7 @@ struct vsk_conn *vsk_conn_new(struct vsk *v, uint16_t type, uint32_t peer_cid, u
 		.state = (uint8_t)state,
 		.buf_alloc = v->cfg.buf_alloc,
 		.begun = (uint32_t)v->stats.rx_bytes,
-		.first = type == VSK_TYPE_STREAM && v->cfg.buf_alloc > VSK_WINDOW_FIRST,
+		.first = begins_small(v, type),
 		.held_by_device = true,
 	};
 	hf_list_init(&c->ctl_node);
