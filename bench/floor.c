@@ -7,13 +7,17 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
-#define BACKLOG   4096
-#define HOSTS_MAX 1024
-#define WINDOW    (256u << 10) /* of one connection; of many the ring's 128 buffers, twice that */
-#define RX_RING   (512u << 10) /* the memory of the rx buffers */
-#define UPDATE_AT (192u << 10) /* Linux tells of room when so much of it is used */
+#define BACKLOG    4096
+#define HOSTS_MAX  1024
+#define WINDOW     (256u << 10) /* of one connection; of many the ring's 128 buffers, twice that */
+#define RX_BYTES   4096u        /* of payload in an rx buffer ... */
+#define RX_SLOT    4160u        /* ... and of all of it */
+#define RX_SLOTS   128u
+#define READ_SLOTS 16
+#define UPDATE_AT  (192u << 10) /* Linux tells of room when so much of it is used */
 
 static uint8_t memory[16u << 20]; /* the guest's: as much of it is in use as with a device */
 
@@ -123,11 +127,17 @@ static size_t room(struct floor *f, unsigned n)
 	return (size_t)(window - used);
 }
 
+/* Into the guest's buffers, each in turn. */
 static void move(struct floor *f, int fd, unsigned n, size_t message, uint64_t *told)
 {
-	size_t most = HF_MIN(message, sizeof(memory) / 2), free = room(f, n),
-	       at = f->mem->filled % RX_RING;
-	ssize_t k = read(fd, memory + at, HF_MIN(most, free));
+	struct iovec iov[READ_SLOTS];
+	size_t free = room(f, n), most = HF_MIN(message, free);
+	int n_iov = 0;
+	for (; n_iov < READ_SLOTS && most > 0; n_iov++, f->slot = (f->slot + 1) % RX_SLOTS) {
+		iov[n_iov] = (struct iovec){ memory + f->slot * RX_SLOT, HF_MIN(most, RX_BYTES) };
+		most -= iov[n_iov].iov_len;
+	}
+	ssize_t k = readv(fd, iov, n_iov);
 	if (k <= 0)
 		exit(EXIT_SUCCESS);
 	f->mem->filled += (uint64_t)k;

@@ -15,6 +15,7 @@
 
 struct floor {
 	int kick, call;
+	unsigned slot; /* the next rx buffer */
 	struct floor_mem {
 		_Atomic uint64_t filled, taken; /* bytes to the guest, or from it */
 		_Atomic bool asleep[2];         /* the guest, the process in the middle */
