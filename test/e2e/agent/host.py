@@ -5,11 +5,18 @@ Nothing of the project's own host side is used, so both ends cannot be wrong in 
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
 import subprocess
+import sys
+import tempfile
 import time
+import traceback
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+from world import DEADLINE, Slow, within  # noqa: E402,F401
 
 BRIDGE = 0x40000000
 UVM = "00000000-0000-0000-0000-000000000000"
@@ -20,7 +27,6 @@ NOTIFICATION, ACKNOWLEDGE, OOM = 0x30100101, 0x3F000101, 0x3F000201
 NOT_IMPL, FAIL, NOT_FOUND = 0x80004001, 0x80004005, 0x80070490
 TIMEOUT, VERSION, BAD_JSON, NO_SYSTEM, EXISTS, STOPPED, BAD_STATE = \
     0xC0370109, 0xC037010C, 0xC037010D, 0xC037010E, 0xC037010F, 0xC0370110, 0x80370105
-DEADLINE = float(os.environ.get("HOLDFAST_TEST_DEADLINE", "60"))  # of one wait, in seconds
 
 
 class Closed(Exception):
@@ -270,3 +276,38 @@ def execute(bridge, args, container=UVM, ports=(0, 0, 0), tokens=None, ident=Non
         settings["HoldfastStreams"] = tokens
     return bridge.send(EXECUTE, {"ContainerId": container, "ActivityId": UVM, "Settings": settings},
                        ident)
+
+
+def attempt(test, agent, last):
+    """In a world of its own: whether it succeeds; None when it was too slow, and not for the last time."""
+    folder = tempfile.mkdtemp(prefix="hf-agent-")
+    world = World(agent, folder)
+    try:
+        test(world)
+        return world.close() == 0
+    except Exception as why:
+        traceback.print_exc()
+        world.close()
+        if isinstance(why, Slow) and not last:
+            return None
+        print(open(os.path.join(folder, "agent.log"), errors="replace").read()[-4000:])
+        return False
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_tests(tests, prepare=None):
+    """Runs the functions called test_... (or those named on the command line): the exit status."""
+    agent, names = os.path.abspath(sys.argv[1]), sys.argv[2:]
+    if prepare:
+        prepare()
+    bad = 0
+    for name, test in [(n, f) for n, f in tests.items() if n.startswith("test_") and (not names or n in names)]:
+        ok, tries = None, 0
+        while ok is None:
+            start, tries = time.monotonic(), tries + 1
+            ok = attempt(test, agent, tries == 3)
+            word = "ok" if ok else "FAILED" if ok is False else "too slow:"
+            print(f"{word} {name} {time.monotonic() - start:.2f} s", flush=True)
+        bad += not ok
+    return 1 if bad else 0

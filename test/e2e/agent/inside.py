@@ -10,7 +10,6 @@ import host  # noqa: E402
 from host import BRIDGE, CREATE, DELETE, MODIFY, UVM, WAIT, Bridge, Port, Refused, execute, read_all  # noqa: E402
 import world as w  # noqa: E402
 
-host.DEADLINE = w.DEADLINE
 
 
 class Machine:

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Containers for the agent's tests: name spaces of our own, a root file system, short ways to say things to the
-agent, and the loop over a script's tests."""
+agent."""
 import ctypes
 import json
 import os
 import shutil
 import sys
-import tempfile
-import time
-import traceback
 
 from host import *  # noqa: F403
 
@@ -97,25 +94,4 @@ class Pod:
 
 
 def run(tests):
-    """Runs the functions called test_... (or those named on the command line), each with a world of its own."""
-    agent, names = os.path.abspath(sys.argv[1]), sys.argv[2:]
-    prepare()
-    bad = 0
-    for name, test in [(n, f) for n, f in tests.items() if n.startswith("test_")]:
-        if names and name not in names:
-            continue
-        folder = tempfile.mkdtemp(prefix="hf-agent-")
-        world = World(agent, folder)
-        start = time.monotonic()
-        try:
-            test(world)
-            ok = world.close() == 0
-        except Exception:
-            traceback.print_exc()
-            world.close()
-            print(open(os.path.join(folder, "agent.log"), errors="replace").read()[-4000:])
-            ok = False
-        shutil.rmtree(folder, ignore_errors=True)
-        print(f"{'ok' if ok else 'FAILED'} {name} {time.monotonic() - start:.2f} s", flush=True)
-        bad += not ok
-    return 1 if bad else 0
+    return run_tests(tests, prepare)
