@@ -11,7 +11,6 @@ from host import BRIDGE, CREATE, DELETE, MODIFY, UVM, WAIT, Bridge, Port, Refuse
 import world as w  # noqa: E402
 
 
-
 class Machine:
     """A running guest of this image with these devices."""
 
