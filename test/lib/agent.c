@@ -75,7 +75,7 @@ WRAPPED(struct agt_stdio *, agt_stdio_dial, struct agt *a, const struct agt_stdi
 	return NULL;
 }
 
-WRAPPED(struct agt_dial *, agt_dial_start, uv_loop_t *loop, const struct agt_transport *t,
+WRAPPED(struct agt_dial *, agt_dial_once, uv_loop_t *loop, const struct agt_transport *t,
 	uint32_t port, agt_dial_fn *fn, void *arg)
 {
 	(void)loop;

@@ -181,7 +181,7 @@ static void on_entropy_dialled(void *arg, int fd)
 
 void agt_entropy(struct agt *a, uint32_t port)
 {
-	if (!agt_dial_start(&a->loop, &a->flags->transport, port, on_entropy_dialled, a))
+	if (!agt_dial_once(&a->loop, &a->flags->transport, port, on_entropy_dialled, a))
 		hf_warn("entropy: no memory");
 }
 

@@ -17,8 +17,10 @@ struct agt_dial {
 	void *arg;
 };
 
-static int vsock_connect(uint32_t port, int *ret_fd)
+static int vsock_connect(uint32_t port, uint64_t deadline_ms, int *ret_fd)
 {
+	/* the kernel gives up after 2 s otherwise; here it is the timer that does */
+	struct timeval patience = { .tv_sec = (time_t)(deadline_ms / 1000 + 1) };
 	struct sockaddr_vm sa = {
 		.svm_family = AF_VSOCK,
 		.svm_cid = VMADDR_CID_HOST,
@@ -26,7 +28,8 @@ static int vsock_connect(uint32_t port, int *ret_fd)
 	};
 	HF_CLEANUP(fd_closep)
 	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
+	if (fd < 0 || setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &patience,
+			      sizeof(patience)) < 0)
 		return -errno;
 	if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 && errno != EINPROGRESS)
 		return -errno;
@@ -34,11 +37,11 @@ static int vsock_connect(uint32_t port, int *ret_fd)
 	return 0;
 }
 
-static int begin(const struct agt_transport *t, uint32_t port, int *ret_fd)
+static int begin(const struct agt_transport *t, uint32_t port, uint64_t deadline_ms, int *ret_fd)
 {
 	char path[sizeof(t->base) + 16];
 	if (!t->unix_socket)
-		return vsock_connect(port, ret_fd);
+		return vsock_connect(port, deadline_ms, ret_fd);
 	(void)snprintf(path, sizeof(path), "%s_%u", t->base, port); /* fits by its size */
 	return unix_connect(path, ret_fd);
 }
@@ -79,8 +82,8 @@ static void on_timer(void *arg)
 	finish(d, d->error ? d->error : -ETIMEDOUT);
 }
 
-struct agt_dial *agt_dial_start(
-	uv_loop_t *loop, const struct agt_transport *t, uint32_t port, agt_dial_fn *fn, void *arg)
+static struct agt_dial *start(uv_loop_t *loop, const struct agt_transport *t, uint32_t port,
+	uint64_t deadline_ms, agt_dial_fn *fn, void *arg)
 {
 	struct agt_dial *d = calloc(1, sizeof(*d));
 	if (!d)
@@ -91,13 +94,25 @@ struct agt_dial *agt_dial_start(
 		free(d);
 		return NULL;
 	}
-	d->error = begin(t, port, &d->fd);
+	d->error = begin(t, port, deadline_ms, &d->fd);
 	if (d->error == 0)
 		d->error = agt_watch_new(loop, d->fd, on_writable, d, &d->watch);
 	if (d->error == 0)
 		agt_watch_set(d->watch, UV_WRITABLE);
-	agt_timer_set(d->timer, d->error ? 0 : AGT_DIAL_DEADLINE_MS);
+	agt_timer_set(d->timer, d->error ? 0 : deadline_ms);
 	return d;
+}
+
+struct agt_dial *agt_dial_start(
+	uv_loop_t *loop, const struct agt_transport *t, uint32_t port, agt_dial_fn *fn, void *arg)
+{
+	return start(loop, t, port, AGT_DIAL_DEADLINE_MS, fn, arg);
+}
+
+struct agt_dial *agt_dial_once(
+	uv_loop_t *loop, const struct agt_transport *t, uint32_t port, agt_dial_fn *fn, void *arg)
+{
+	return start(loop, t, port, AGT_DIAL_ONCE_MS, fn, arg);
 }
 
 int agt_local_cid(uint32_t *ret_cid)

@@ -10,7 +10,8 @@
 
 #include "agent/loop.h"
 
-#define AGT_DIAL_DEADLINE_MS 500
+#define AGT_DIAL_DEADLINE_MS 500   /* of who dials again */
+#define AGT_DIAL_ONCE_MS     10000 /* of who does not */
 
 struct agt_transport {
 	bool unix_socket;
@@ -24,6 +25,9 @@ typedef void agt_dial_fn(void *arg, int fd);
 
 /* NULL: no memory. */
 struct agt_dial *agt_dial_start(
+	uv_loop_t *loop, const struct agt_transport *t, uint32_t port, agt_dial_fn *fn, void *arg);
+/* For who would not dial again: a busy host has more time. */
+struct agt_dial *agt_dial_once(
 	uv_loop_t *loop, const struct agt_transport *t, uint32_t port, agt_dial_fn *fn, void *arg);
 void agt_dial_cancel(struct agt_dial *d); /* accepts NULL; no callback comes any more */
 

@@ -417,7 +417,7 @@ void agt_rpc_execute(struct agt_request *rq)
 		return;
 	}
 	*e = (struct exec){ .a = rq->a, .rq = rq, .local = none };
-	agt_request_stage(rq, "the host's ports", 0, AGT_DIAL_DEADLINE_MS);
+	agt_request_stage(rq, "the host's ports", 0, AGT_DIAL_ONCE_MS);
 	if (!read_exec(e)) {
 		free_exec(e);
 		return;

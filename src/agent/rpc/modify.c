@@ -332,8 +332,7 @@ static void begin_job(
 	}
 	if (!j->port) {
 		start_work(j);
-	} else if (!agt_dial_start(
-			   &rq->a->loop, &rq->a->flags->transport, j->port, on_dialled, j)) {
+	} else if (!agt_dial_once(&rq->a->loop, &rq->a->flags->transport, j->port, on_dialled, j)) {
 		free_job(j);
 		agt_refuse(rq, BRG_E_FAIL, "%s: no memory", r->name);
 	}

@@ -50,7 +50,7 @@ static void dial_next(struct agt_stdio *s, int leg)
 		agt_timer_set(s->timer, 0);
 		return;
 	}
-	s->dial = agt_dial_start(
+	s->dial = agt_dial_once(
 		&s->a->loop, &s->a->flags->transport, s->spec.leg[leg].port, on_dialled, s);
 	if (!s->dial)
 		agt_timer_set(s->timer, 0);
