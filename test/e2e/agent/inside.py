@@ -20,6 +20,7 @@ class Machine:
         self.bridge_port = Port(self.base, BRIDGE)
         self.ports = iter(range(BRIDGE + 1, BRIDGE + 1000))
         self.node.vm = w.Vm(world, "a", self.node.device, module=None, image=image, memory="512M", extra=extra, append=append).connect()
+        self.bridge_port.sock.settimeout(4 * w.DEADLINE)  # an emulated kernel that looks for many devices
         self.accept()
 
     def accept(self, session=None):
