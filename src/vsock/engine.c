@@ -18,9 +18,9 @@
  *
  * Credit. What the guest may send is bounded by bytes that the host has not taken (rx_cnt - fwd_cnt
  * <= buf_alloc), whatever was announced. Counters are 64 bits wide; the wire has the low 32. A new
- * stream is told of VSK_WINDOW_FIRST only: many that send at once stay within the cache then. One
- * that sends while few others do is told of all. What was told is not taken back, since Linux
- * counts that wrong; and a message may need all from the start.
+ * stream beside some others is told of VSK_WINDOW_FIRST only: many that send at once stay within
+ * the cache then. One that sends while few others do is told of all. What was told is not taken
+ * back, since Linux counts that wrong; and a message may need all from the start.
  */
 #include "vsock/vsock_internal.h"
 #include <errno.h>

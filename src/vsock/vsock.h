@@ -78,7 +78,7 @@
 #define VSK_PAYLOAD_MAX   (64u << 10) /* per packet, either way (D2.8) */
 #define VSK_CID_HOST      2u
 #define VSK_BUF_MAX       (4u << 20)  /* most that vsk_config.buf_alloc may be */
-#define VSK_WINDOW_FIRST  (64u << 10) /* of it a new stream is granted */
+#define VSK_WINDOW_FIRST  (64u << 10) /* of it a new stream beside others is granted */
 #define VSK_MSGS_MAX      65536u      /* whole messages of a guest that the host has not taken */
 #define VSK_RST_MAX       128         /* waiting RSTs for flows that are not known */
 #define VSK_CONNECT_US    2000000u    /* RESPONSE or RST within this, either way (D5.10) */
