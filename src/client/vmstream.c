@@ -129,29 +129,37 @@ uint64_t hf_vm_stream_gone(const struct hf_vm_stream *s)
 	return s->gone;
 }
 
+/* The supervisor's next message but events, which are for others; NULL: none yet, or it is lost. */
+static json_t *read_message(struct hf_vm_stream *s)
+{
+	char *line;
+	int r;
+	while ((r = vm_link_read(&s->link, &line)) > 0) {
+		json_t *msg = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
+		if (!json_object_get(msg, "event"))
+			return msg ? msg : json_object();
+		json_decref(msg);
+	}
+	if (r < 0)
+		lost(s);
+	return NULL;
+}
+
 /* The answer to `attach`: 1 granted, 0 not yet or not now, -errno refused. */
 static int read_answer(struct hf_vm_stream *s, struct hf_err *reterr)
 {
-	char *line;
-	int r = vm_link_read(&s->link, &line);
-	if (r < 0)
-		lost(s);
-	if (r <= 0)
+	json_t *msg = read_message(s);
+	if (!msg)
 		return 0;
-	json_t *msg = json_loads(line, JSON_REJECT_DUPLICATES, NULL);
-	bool event = json_object_get(msg, "event") != NULL;
-	r = event ? 0 : vm_answer_error(msg, reterr);
+	int r = vm_answer_error(msg, reterr);
 	json_int_t begins = json_integer_value(json_object_get(msg, "begins"));
 	json_decref(msg);
-	if (r == 0 && !event && !skip_to(s, begins > 0 ? (uint64_t)begins : 0)) {
+	if ((r == 0 && !skip_to(s, begins > 0 ? (uint64_t)begins : 0)) ||
+		(r == -EAGAIN && hf_now_us() < s->link.give_up_us)) {
 		lost(s);
 		return 0;
 	}
-	if (r == -EAGAIN && hf_now_us() < s->link.give_up_us) {
-		lost(s);
-		return 0;
-	}
-	return r < 0 ? r : !event;
+	return r < 0 ? r : 1;
 }
 
 static int begin(struct hf_vm_stream *s, struct hf_err *reterr)

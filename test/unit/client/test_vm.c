@@ -439,6 +439,25 @@ static void test_input_over_connections_that_are_cut(void **state)
 	}
 }
 
+/* Nothing would wake up who has left the answer unread. */
+static void test_an_event_comes_with_the_answer_to_attach(void **state)
+{
+	(void)state;
+	struct hf_vm_stream *s;
+	struct hf_err err;
+	char bytes[1024];
+	int listener = listen_at(0);
+	assert_int_equal(hf_vm_stream_open(node[0], "v", "c", "stdout", 0, true, &s, &err), 0);
+	assert_int_equal(hf_vm_stream_step(s, &err), 0);
+	HF_CLEANUP(fd_closep) int fd = accept_one(listener);
+	assert_true(recv(fd, bytes, sizeof(bytes), 0) > 0);
+	reply(fd, "{\"event\":\"a\"}\n{\"event\":\"b\"}\n{\"id\":1,\"ok\":true}\n");
+	assert_int_equal(hf_vm_stream_step(s, &err), 0);
+	assert_true(recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT) > 0); /* its hello */
+	hf_vm_stream_free(s);
+	stop_listening(0, &listener, true);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -451,6 +470,7 @@ int main(void)
 		TEST(test_what_is_not_there_is_told),
 		TEST(test_patience_begins_with_the_loss),
 		TEST(test_patience_ends),
+		TEST(test_an_event_comes_with_the_answer_to_attach),
 		TEST(test_output_over_connections_that_are_cut),
 		TEST(test_input_over_connections_that_are_cut),
 	};
