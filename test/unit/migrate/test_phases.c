@@ -94,8 +94,8 @@ static const char *const after_failure[MIG_PHASE_N_] = {
 	"prepare setup precopy quiesce -quiesce -precopy -prepare",
 	"prepare setup precopy quiesce save -quiesce -precopy -prepare",
 	"prepare setup precopy quiesce save load -load -quiesce -precopy -prepare",
-	"prepare setup precopy quiesce save load switchover -switchover -load -quiesce -precopy "
-	"-prepare",
+	("prepare setup precopy quiesce save load switchover "
+	 "-switchover -load -quiesce -precopy -prepare"),
 	"prepare setup precopy quiesce save load switchover commit",
 };
 
