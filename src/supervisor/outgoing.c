@@ -294,6 +294,21 @@ static void on_failure_reason(void *ctx, const struct hf_err *err, json_t *resul
 			text ? text : "QEMU says that the migration has failed");
 }
 
+static void on_ram(void *ctx, const struct hf_err *err, json_t *result)
+{
+	struct outgoing *o = current(ctx);
+	json_t *ram = err ? NULL : json_object_get(result, "ram");
+	if (o && ram)
+		progress(o, "memory",
+			json_pack("{s:O, s:O}", "remaining", json_object_get(ram, "remaining"),
+				"total", json_object_get(ram, "total")));
+}
+
+static void ask_ram(struct sup *sup)
+{
+	monitor_call(sup->mon, "query-migrate", NULL, on_ram, sup);
+}
+
 void outgoing_on_qemu(struct sup *sup, const char *event, json_t *data)
 {
 	struct outgoing *o = sup->outgoing;
@@ -303,7 +318,9 @@ void outgoing_on_qemu(struct sup *sup, const char *event, json_t *data)
 	progress(o, status, NULL);
 	if (o->mig.course != MIG_FORWARD)
 		return; /* the undos ask */
-	if (!strcmp(status, "pre-switchover"))
+	if (!strcmp(status, "active"))
+		ask_ram(sup); /* a short one is over before the next tick */
+	else if (!strcmp(status, "pre-switchover"))
 		done(o, MIG_PRECOPY);
 	else if (!strcmp(status, "completed"))
 		done(o, MIG_SWITCHOVER);
@@ -747,16 +764,6 @@ static void drive(struct outgoing *o)
 	o->driving = false;
 }
 
-static void on_ram(void *ctx, const struct hf_err *err, json_t *result)
-{
-	struct outgoing *o = current(ctx);
-	json_t *ram = err ? NULL : json_object_get(result, "ram");
-	if (o && ram)
-		progress(o, "memory",
-			json_pack("{s:O, s:O}", "remaining", json_object_get(ram, "remaining"),
-				"total", json_object_get(ram, "total")));
-}
-
 static void on_tick(uv_timer_t *h)
 {
 	struct outgoing *o = h->data;
@@ -767,7 +774,7 @@ static void on_tick(uv_timer_t *h)
 	if (o->mig.course == MIG_FORWARD && o->mig.phase == MIG_PRECOPY && sup->mon &&
 		now >= o->progress_ms) {
 		o->progress_ms = now + PROGRESS_MS;
-		monitor_call(sup->mon, "query-migrate", NULL, on_ram, sup);
+		ask_ram(sup);
 	}
 	if (o->wants_numbers && sup->mon) {
 		o->wants_numbers = false;
